@@ -1,0 +1,92 @@
+"""Give a freshly built module the widths of a stripped one: set the recorded attributes, resize the tensors, nothing else.
+
+The record says per module what shapes alone do not: a grouped convolution 16 -> 12 has the same weight shape whether one group
+went or one filter of each; a non-affine InstanceNorm has no tensor at all; a bias can have been added. The record stays with
+the module (`record_of`), so that saving it needs nothing more. Never here: deciding what goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import CheckpointError, NetworkError
+
+# The only attributes that a file may set on a module, with the type that each must have.
+ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "in_channels": (int,),
+    "out_channels": (int,),
+    "groups": (int,),
+    "num_features": (int,),
+    "num_channels": (int,),
+    "num_groups": (int,),
+    "in_features": (int,),
+    "out_features": (int,),
+    "num_parameters": (int,),
+    "normalized_shape": (list, tuple),
+}
+ADDED_BIAS = "added_bias"  # in a module's record: it had `bias=None`, now it has one
+_RECORD = "_compress_modules"
+
+Record = Mapping[str, Mapping[str, Any]]
+
+
+def record_of(module: nn.Module) -> dict[str, dict[str, Any]]:
+    """What shrank in `module` since its factory built it: module name -> new attributes. Empty for a fresh one."""
+    return {name: dict(entry) for name, entry in getattr(module, _RECORD, {}).items()}
+
+
+def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size]) -> nn.Module:
+    """Resize `module` in place, and return it; its new tensors hold nothing yet: load weights next.
+
+    `record`: module name -> attributes. `shapes`: tensor name -> shape, as in the checkpoint.
+    Raises CheckpointError when the record names a module or an attribute that there is not.
+    """
+    modules = dict(module.named_modules())
+    for name, entry in record.items():
+        target = modules.get(name)
+        if target is None:
+            raise CheckpointError(f"the checkpoint shrinks a module {name!r} that the network does not have")
+        _set_attributes(target, name, entry)
+        for kind in (target._parameters, target._buffers):
+            for local, tensor in list(kind.items()):
+                shape = shapes.get(f"{name}.{local}" if name else local)
+                if tensor is not None and shape is not None and shape != tensor.shape:
+                    kind[local] = _resized(tensor, shape)
+    object.__setattr__(module, _RECORD, {name: dict(entry) for name, entry in {**record_of(module), **record}.items()})
+    return module
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Load every tensor into its place. Raises NetworkError that names the first ones that do not fit; nothing is skipped."""
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    odd = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name] != tensors[name].shape)
+    if missing or unexpected or odd:
+        parts = [f"{label} {_few(names)}" for label, names in (("missing", missing), ("unexpected", unexpected)) if names]
+        parts += [f"{n} is {tuple(tensors[n].shape)}, must be {tuple(wanted[n])}" for n in odd[:2]]
+        raise NetworkError(f"weights do not fit the network: {'; '.join(parts)}", "check --network and --args")
+    module.load_state_dict(dict(tensors))
+    return module
+
+
+def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
+    for attribute, value in entry.items():
+        if attribute == ADDED_BIAS:
+            module.register_parameter("bias", nn.Parameter(torch.zeros(value)))
+        elif attribute not in ATTRIBUTES or not hasattr(module, attribute) or not isinstance(value, ATTRIBUTES[attribute]):
+            raise CheckpointError(f"the checkpoint sets {attribute}={value!r} on {name!r}: not understood")
+        else:
+            setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def _resized(tensor: Tensor, shape: torch.Size) -> Tensor:
+    empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,107 @@
+"""What can go wrong through input or environment, as one family. Each says in one line what is wrong and what to do.
+
+    CompressError                exit 1   kind
+    ├── UsageError               exit 2   usage        options that contradict each other, values out of range
+    ├── CheckpointError          exit 1   checkpoint   missing, damaged, hostile or foreign network file
+    ├── NetworkError             exit 1   network      unknown name, factory that differs, weights that do not fit, NaN
+    ├── ImageError               exit 1   image        photo that cannot be read, is too small; folder without photos
+    ├── OutputError              exit 1   output       exists already, is the input, cannot be written, disk full
+    ├── MissingToolError         exit 1   missing      a package, program or weight file that has to be installed first
+    ├── TraceError               exit 1   trace        the network cannot be traced
+    ├── PlanError                exit 1   plan         a plan that does not fit, or would leave no channel
+    ├── TrainingError            exit 1   training     loss not finite, state file that does not belong
+    ├── ParityError              exit 1   parity       a stage changed what the network computes
+    ├── ConversionError          exit 1   conversion   the converter refused, crashed or hung; a file that does not run
+    ├── ArtifactError            exit 1   artifact     a card that does not match its file, a broken .onnx or .tflite
+    ├── MeasurementError         exit 1   measurement  a benchmark process failed
+    └── BudgetError              exit 3   budget       over budget
+
+Never here: programming errors. Those stay tracebacks.
+"""
+
+from __future__ import annotations
+
+
+class CompressError(Exception):
+    """One clear line in `message`; `hint`, where there is one, says what to do."""
+
+    kind = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def to_json(self) -> dict[str, dict[str, str | None]]:
+        """`{"error": {"kind", "message", "hint"}}`, the shape that `--json` prints."""
+        return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
+
+
+class UsageError(CompressError):
+    kind = "usage"
+    exit_code = 2
+
+
+class CheckpointError(CompressError):
+    kind = "checkpoint"
+
+
+class NetworkError(CompressError):
+    kind = "network"
+
+
+class ImageError(CompressError):
+    kind = "image"
+
+
+class OutputError(CompressError):
+    kind = "output"
+
+
+class MissingToolError(CompressError):
+    kind = "missing"
+
+
+class TraceError(CompressError):
+    kind = "trace"
+
+
+class PlanError(CompressError):
+    kind = "plan"
+
+
+class TrainingError(CompressError):
+    kind = "training"
+
+
+class ParityError(CompressError):
+    kind = "parity"
+
+
+class ConversionError(CompressError):
+    kind = "conversion"
+
+
+class ArtifactError(CompressError):
+    kind = "artifact"
+
+
+class MeasurementError(CompressError):
+    kind = "measurement"
+
+
+class BudgetError(CompressError):
+    kind = "budget"
+    exit_code = 3
+
+
+def require(package: str, extra: str) -> None:
+    """Raise `MissingToolError` naming the extra when `package` is not importable. Imports nothing."""
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise MissingToolError(f"{package} is not installed", f"pip install 'mobile-compress[{extra}]'")

@@ -1,0 +1,138 @@
+"""From a NET file to a module that runs, and back. The one place where a spec becomes a network.
+
+A name in a file is built only when it is registered; a `package.module:factory` is called only when the caller gives it, and
+must equal what the file says.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compress import checkpoint as checkpoints
+from compress import networks
+from compress.channels.rebuild import load_strictly, rebuild, record_of
+from compress.checkpoint import Checkpoint
+from compress.errors import NetworkError, UsageError
+from compress.image_format import ImageFormat
+from compress.spec import ModelSpec, Shape
+
+Factory = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class NetOptions:
+    """What the caller says of a NET: `--network`, `--args`, `--example`, `--image-format`. None: as the file says."""
+
+    network: str | None = None
+    arguments: dict[str, Any] | None = None
+    examples: tuple[Shape, ...] = ()
+    image_format: ImageFormat | None = None
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """`module` in eval mode, float32, on the CPU; `checkpoint` as read, with the caller's options in its spec."""
+
+    module: nn.Module
+    checkpoint: Checkpoint
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.checkpoint.spec
+
+
+def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwork:
+    """Read a checkpoint or a foreign state dict and build its network. Raises CheckpointError, NetworkError."""
+    path = Path(path)
+    if checkpoints.is_ours(path):
+        found = checkpoints.read(path)
+        if options.network and options.network != found.spec.network:
+            raise NetworkError(f"{path} holds {found.spec.network!r}, not {options.network!r}", "give the name it was made with")
+        if options.arguments is not None and options.arguments != found.spec.arguments:
+            raise NetworkError(f"{path} was made with --args {found.spec.arguments}, not {options.arguments}")
+        if not found.spec.is_registered and not options.network:
+            raise NetworkError(f"{path} needs code that it may not call by itself", f"--network {found.spec.network} allows it")
+    else:
+        found = _recognised(path, options)
+    spec = _with_options(found.spec, options)
+    found = replace(found, spec=spec)
+    return LoadedNetwork(build(found), found)
+
+
+def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
+    """The module of a checkpoint, with its weights, in eval mode. `factory` overrides the spec's own."""
+    module = new_module(checkpoint.spec, factory)
+    rebuild(module, checkpoint.modules, {name: tensor.shape for name, tensor in checkpoint.tensors.items()})
+    return load_strictly(module, checkpoint.tensors).eval()
+
+
+def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
+    """A freshly initialised network of full width. Raises NetworkError when the factory refuses its arguments."""
+    factory = factory or find_factory(spec.network)
+    try:
+        module = factory(**spec.arguments)
+    except (TypeError, ValueError) as error:
+        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
+    return module
+
+
+def find_factory(name: str) -> Factory:
+    """A registered network's factory, or the object that `package.module:factory` names; the current folder is importable."""
+    if ":" not in name:
+        return networks.get(name).factory
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        target: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            target = getattr(target, part)
+    except (ImportError, AttributeError) as error:
+        raise NetworkError(f"cannot import --network {name}: {error}") from error
+    if not callable(target):
+        raise NetworkError(f"--network {name} is not callable")
+    return target
+
+
+def snapshot(module: nn.Module, spec: ModelSpec, history: tuple[Mapping[str, Any], ...] = ()) -> Checkpoint:
+    """The checkpoint of a module as it is now: its tensors, and what shrank in it."""
+    tensors = dict(copy.deepcopy(module.state_dict()))  # deepcopy, not clone: tied weights stay tied
+    return Checkpoint(spec, tensors, record_of(module), history)
+
+
+def _recognised(path: Path, options: NetOptions) -> Checkpoint:
+    tensors = checkpoints.read_foreign(path)
+    if options.network and ":" in options.network:
+        return Checkpoint(ModelSpec(options.network, options.arguments or {}), tensors)
+    for name in [options.network] if options.network else networks.names():
+        network = networks.get(name)
+        found = network.recognise(tensors)
+        if found:
+            arguments = {**found.arguments, **(options.arguments or {})}
+            spec = ModelSpec(name, arguments, (network.example,), (found.format,), (found.format,))
+            return Checkpoint(spec, found.tensors)
+        if options.network:
+            spec = ModelSpec(name, options.arguments or {}, (network.example,), (network.format,), (network.format,))
+            return Checkpoint(spec, tensors)
+    raise UsageError(f"{path} does not say which network it is", "--network NAME or --network package.module:factory")
+
+
+def _with_options(spec: ModelSpec, options: NetOptions) -> ModelSpec:
+    if options.examples:
+        inputs = (*spec.inputs, *(None,) * len(options.examples))[: len(options.examples)]
+        spec = replace(spec, examples=options.examples, inputs=inputs)
+    if options.image_format:
+        spec = replace(
+            spec, inputs=(options.image_format,) * len(spec.examples), outputs=(options.image_format,) * len(spec.outputs)
+        )
+    return spec
