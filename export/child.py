@@ -1,0 +1,101 @@
+"""One child process: an argument vector, its own scratch folder, a time limit, a log; killed with all its children.
+
+What a child does wrong ends there: noise on its streams, files in its working folder, seeds, a crash, a hang.
+Never here: what the child does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.errors import OutputError
+from compress.files import said_as_output_error
+
+_ROOT = Path(__file__).parent.parent
+
+
+class ChildError(Exception):
+    """A child that failed: `reason` in one line, `log` all that it said."""
+
+    def __init__(self, reason: str, log: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.log = log
+
+
+def module(name: str) -> list[str]:
+    """The argument vector that runs one of our own modules, the way `python -m` does."""
+    return [sys.executable, "-m", name]
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for intermediate files, gone afterwards. Raises OutputError when there is no room for one."""
+    with said_as_output_error(Path(tempfile.gettempdir())):
+        folder = tempfile.TemporaryDirectory(prefix="compress-export-")
+    with folder as name:
+        yield Path(name)
+
+
+def run(arguments: Sequence[str], folder: Path, seconds: float) -> str:
+    """Run to the end in `folder`; return what it said. Raises ChildError; OutputError when its disk was full.
+
+    Whatever ends this call, Ctrl-C too, ends the child and all that it started.
+    """
+    log = folder / "child.log"
+    with said_as_output_error(log), open(log, "wb") as stream:
+        process = subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        code: int | None = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        code = None
+    finally:
+        _kill(process)
+    said = _read(log)
+    if code == 0:
+        return said
+    if "No space left on device" in said:
+        raise OutputError(f"no space left on the disk for {folder}", "free some, or name another folder in TMPDIR")
+    raise ChildError(_reason(code, said, seconds), said)
+
+
+def _reason(code: int | None, said: str, seconds: float) -> str:
+    if code is None:
+        return f"took longer than {seconds:g} s"
+    if code < 0:
+        return f"crashed ({signal.Signals(-code).name})"
+    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "failed without a word")
+    return re.sub(r"^compress\.errors\.\w+: ", "", last)[:300]
+
+
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)  # the whole session: a converter starts programs of its own
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    return os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
