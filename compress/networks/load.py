@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from compress import checkpoint as checkpoints
@@ -86,6 +87,28 @@ def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
     return module
 
 
+def fresh_network(options: NetOptions, seed: int, like: Path | None = None) -> LoadedNetwork:
+    """A network with fresh weights, full width, or with the widths of the NET file `like`; the same for the same seed.
+
+    Raises UsageError when neither names a network, NetworkError when a module of `like` cannot be initialised again.
+    """
+    if like is not None:
+        found = open_network(like, options)
+        torch.manual_seed(seed)
+        _reset(found.module)
+        return LoadedNetwork(found.module, snapshot(found.module, found.spec))
+    if not options.network:
+        raise UsageError("no network is named", f"--network {'|'.join(networks.names())} or package.module:factory")
+    spec = ModelSpec(options.network, options.arguments or {})
+    if spec.is_registered:
+        network = networks.get(spec.network)
+        spec = replace(spec, examples=(network.example,), inputs=(network.format,), outputs=(network.format,))
+    spec = _with_options(spec, options)
+    torch.manual_seed(seed)
+    module = new_module(spec).eval()
+    return LoadedNetwork(module, snapshot(module, spec))
+
+
 def find_factory(name: str) -> Factory:
     """A registered network's factory, or the object that `package.module:factory` names; the current folder is importable."""
     if ":" not in name:
@@ -108,6 +131,15 @@ def snapshot(module: nn.Module, spec: ModelSpec, history: tuple[Mapping[str, Any
     """The checkpoint of a module as it is now: its tensors, and what shrank in it."""
     tensors = dict(copy.deepcopy(module.state_dict()))  # deepcopy, not clone: tied weights stay tied
     return Checkpoint(spec, tensors, record_of(module), history)
+
+
+def _reset(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        reset = getattr(part, "reset_parameters", None)
+        if callable(reset):
+            reset()
+        elif part._parameters:
+            raise NetworkError(f"{name} ({type(part).__name__}) has no reset_parameters(): it cannot start afresh")
 
 
 def _recognised(path: Path, options: NetOptions) -> Checkpoint:
