@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +44,14 @@ class Runner(Protocol):
 
     def run_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """One array an input, in order, layout, dtype and shape of the file. Raises ArtifactError for any other."""
+        ...
+
+    def bound(self, tensors: Sequence[Tensor]) -> Callable[[], object]:
+        """The file with its inputs set: each call runs it once more and does nothing else, so it can be timed."""
+        ...
+
+    def executed(self) -> dict[str, Any]:
+        """What runs the file, as far as the engine tells: its name and version, delegate, nodes and partitions."""
         ...
 
 
@@ -92,6 +101,14 @@ class OnnxRunner:
         with _said(self._path, "fails to run", self._errors):
             return list(self._session.run(None, feeds))
 
+    def bound(self, tensors: Sequence[Tensor]) -> Callable[[], object]:
+        self.run_tensors(tensors)  # refuses what does not fit, here and not under the clock
+        feeds = {port.name: np.ascontiguousarray(tensor) for port, tensor in zip(self.inputs, tensors, strict=True)}
+        return lambda: self._session.run(None, feeds)
+
+    def executed(self) -> dict[str, Any]:
+        return {"engine": self.engine, "providers": list(self._session.get_providers())}
+
 
 class TfliteRunner:
     """The LiteRT interpreter, XNNPACK on; TensorFlow's own when LiteRT is not installed."""
@@ -128,6 +145,29 @@ class TfliteRunner:
                 interpreter.set_tensor(detail["index"], tensor)
             interpreter.invoke()
             return [interpreter.get_tensor(detail["index"]) for detail in interpreter.get_output_details()]
+
+    def bound(self, tensors: Sequence[Tensor]) -> Callable[[], object]:
+        self.run_tensors(tensors)
+        return self._interpreter.invoke
+
+    def executed(self) -> dict[str, Any]:
+        """`delegated` of `nodes` run in `partitions` pieces of the XNNPACK delegate; `left`: ops outside of them, by name.
+
+        The interpreter lists the original nodes and then the delegate's; what no output needs any more was taken over.
+        """
+        nodes = self._interpreter._get_ops_details()
+        partitions = sum(node["op_name"] == "DELEGATE" for node in nodes)
+        outputs = [int(detail["index"]) for detail in self._interpreter.get_output_details()]
+        left = Counter(name for name in _names_needed(nodes, outputs) if name != "DELEGATE")
+        count = len(nodes) - partitions
+        return {
+            "engine": self.engine,
+            "delegate": "XNNPACK" if partitions else None,
+            "nodes": count,
+            "delegated": count - left.total(),
+            "partitions": partitions,
+            "left": dict(sorted(left.items())),
+        }
 
     def _signature_names(self) -> dict[int, str]:
         if self.signature is None:
@@ -324,6 +364,19 @@ def _interpreter_class() -> tuple[Callable[..., Any], str]:
             continue
     require("ai_edge_litert", "export")
     raise UsageError("ai-edge-litert is installed without its interpreter")
+
+
+def _names_needed(nodes: Sequence[dict[str, Any]], outputs: Sequence[int]) -> list[str]:
+    """Op names of the nodes that `outputs` (tensor indices) come from, each tensor made by the last node that lists it."""
+    makers = {int(tensor): number for number, node in enumerate(nodes) for tensor in node["outputs"]}
+    needed: set[int] = set()
+    wanted = [makers[tensor] for tensor in outputs if tensor in makers]
+    while wanted:
+        number = wanted.pop()
+        if number not in needed:
+            needed.add(number)
+            wanted += [makers[int(tensor)] for tensor in nodes[number]["inputs"] if int(tensor) in makers]
+    return [str(nodes[number]["op_name"]) for number in sorted(needed)]
 
 
 def _check_tensors(path: Path, ports: Sequence[Port], tensors: Sequence[Tensor]) -> None:
