@@ -10,13 +10,18 @@ import click
 
 from compress.cli.common import PATH, Function
 
-
-_OF_CONFIG = ("steps", "learning_rate", "schedule", "precision", "device", "clip", "save_every")
+_OF_CONFIG = ("steps", "learning_rate", "precision", "device", "clip", "save_every")
 _OF_JOB = ("images", "preview_every", "dtype", "resume")
 
 
-def training_options(steps: int, rate: float = 1e-3, images_required: bool = True) -> Callable[[Function], Function]:
-    """Add `--images --steps --size --batch ...`; the command gets them as `job: Job` (None when --images was not needed)."""
+def training_options(
+    steps: int, rate: float = 1e-3, images_required: bool = True, size_option: str = "--size"
+) -> Callable[[Function], Function]:
+    """Add `--images --steps --size --batch ...`; the command gets them as `job: Job`.
+
+    Where images are not required, `job` is None without them, and the command gets `dtype` and `resume` too.
+    `size_option`: the name of the option for the side of a crop, where `--size` says something else.
+    """
     options = (
         click.option("--resume", is_flag=True, help="Go on where a stopped run was."),
         click.option(
@@ -40,7 +45,7 @@ def training_options(steps: int, rate: float = 1e-3, images_required: bool = Tru
             "--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True, help="Of the forward pass."
         ),
         click.option(
-            "--schedule",
+            "--rate-schedule",
             type=click.Choice(["cosine", "constant"]),
             default="cosine",
             show_default=True,
@@ -48,7 +53,9 @@ def training_options(steps: int, rate: float = 1e-3, images_required: bool = Tru
         ),
         click.option("--learning-rate", type=float, default=rate, show_default=True, help="Adam's learning rate."),
         click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Crops a step."),
-        click.option("--size", type=click.IntRange(16), default=256, show_default=True, help="Side of a crop in pixels."),
+        click.option(
+            size_option, "crop_size", type=click.IntRange(16), default=256, show_default=True, help="Side of a crop in pixels."
+        ),
         click.option("--steps", type=click.IntRange(1), default=steps, show_default=True, help="Steps of training."),
         click.option("--images", type=PATH, required=images_required, help="Folder of photos (searched recursively)."),
     )
@@ -56,7 +63,9 @@ def training_options(steps: int, rate: float = 1e-3, images_required: bool = Tru
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def with_job(*args: Any, **kwargs: Any) -> Any:
+            also = {} if images_required else {name: kwargs[name] for name in ("dtype", "resume")}
             kwargs["job"] = _job(kwargs)
+            kwargs.update(also)
             return function(*args, **kwargs)
 
         wrapped: Any = with_job
@@ -102,7 +111,7 @@ def perceptual_options(function: Function) -> Function:
 
 def _job(kwargs: dict[str, Any]) -> Any:
     """Take this file's options out of `kwargs` and make a Job of them; `seed` stays, it belongs to every command."""
-    taken = {name: kwargs.pop(name) for name in (*_OF_CONFIG, *_OF_JOB, "size", "batch")}
+    taken = {name: kwargs.pop(name) for name in (*_OF_CONFIG, *_OF_JOB, "crop_size", "batch", "rate_schedule")}
     if taken["images"] is None:
         return None
     from compress.training.images import CropConfig
@@ -110,6 +119,6 @@ def _job(kwargs: dict[str, Any]) -> Any:
     from compress.training.loop import TrainingConfig
 
     seed = kwargs["seed"]
-    crops = CropConfig(taken["size"], taken["batch"], seed=seed)
-    config = TrainingConfig(seed=seed, **{name: taken[name] for name in _OF_CONFIG})
+    crops = CropConfig(taken["crop_size"], taken["batch"], seed=seed)
+    config = TrainingConfig(seed=seed, schedule=taken["rate_schedule"], **{name: taken[name] for name in _OF_CONFIG})
     return Job(crops=crops, config=config, **{name: taken[name] for name in _OF_JOB})
