@@ -1,0 +1,76 @@
+"""The registry of backends: what can run a file, and on which device. One backend a file; listing them imports no framework.
+
+To add one: a file beside this one with a `BACKEND`, and its name in `_files`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from android_bench.job import Job, Seen
+from android_bench.process import fresh_process
+from compress.errors import UsageError
+from compress.spec import Shape
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that is loaded, with its inputs set. `invoke` runs it once, and returns when the outputs are there.
+
+    `inputs`: shapes, in the file's own layout. `executed`: what runs it, as far as the runtime tells.
+    """
+
+    invoke: Callable[[], object]
+    inputs: tuple[Shape, ...]
+    executed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """`kind`: of files it runs (`net`, `onnx`, `tflite`). `imports`: modules that are loaded before the clock starts.
+    `packages`: distributions whose versions go into the record. `open`: called in the fresh process.
+
+    `round(job, index, position)`: one round; a backend that is not a process on this machine brings its own.
+    """
+
+    name: str
+    device: str
+    kind: str
+    open: Callable[[Job], Opened]
+    imports: tuple[str, ...]
+    packages: tuple[str, ...]
+    round: Callable[[Job, int, int], Seen] = fresh_process
+
+
+_files = ("torch_cpu", "onnx_cpu", "tflite_cpu")
+
+
+def get(name: str) -> Backend:
+    """Raises UsageError that lists what there is."""
+    if name not in _files:
+        raise UsageError(f"no backend named {name!r}", f"there are {', '.join(_files)}")
+    backend = importlib.import_module(f"{__name__}.{name}").BACKEND
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def kind_of(path: Path) -> str:
+    """`onnx` or `tflite` by the suffix; everything else is a NET."""
+    suffix = path.suffix.lower()
+    return suffix[1:] if suffix in (".onnx", ".tflite") else "net"
+
+
+def for_file(path: Path, device: str) -> list[Backend]:
+    """Every backend that runs `path` on `device`. Raises UsageError when there is none."""
+    there_are = [get(name) for name in _files]
+    devices = sorted({backend.device for backend in there_are})
+    if device not in devices:
+        raise UsageError(f"--device {device}: this version cannot measure there", f"it measures on {', '.join(devices)}")
+    found = [backend for backend in there_are if backend.device == device and backend.kind == kind_of(path)]
+    if not found:
+        raise UsageError(f"{path.name}: nothing runs it on {device}")
+    return found

@@ -1,0 +1,140 @@
+"""What the samples of a record say, and how far to trust them. Computed each time from raw samples, never stored.
+
+Rounds are the unit of chance: samples of one process share its luck (memory layout, a neighbour on the machine). So intervals
+resample rounds, and two files are compared round by round, within pairs that ran close together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from android_bench.record import Record
+from compress.errors import UsageError
+
+LEVEL = 0.95
+RESAMPLES = 1000
+FEWEST_ROUNDS, FEWEST_SAMPLES = 5, 30
+WIDEST_INTERVAL = 0.10  # of the median
+BUSY_SHARE = 0.75  # of the threads asked for
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all samples of a record, in ms. `low_ms`, `high_ms`: the median's 95 % bootstrap interval over rounds. `mad_ms`: median
+    absolute deviation from the median (not scaled)."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    min_ms: float
+    p95_ms: float
+    mad_ms: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`value`: the median of the paired rounds' ratios. `low`, `high`: its interval, from order statistics; `level`: how sure
+    that interval is (few rounds cannot give 95 %: two give 50 %, five 94 %, six 97 %)."""
+
+    value: float
+    low: float
+    high: float
+    rounds: int
+    level: float
+
+    @property
+    def differs(self) -> bool:
+        """True when the interval excludes 1."""
+        return self.low > 1 or self.high < 1
+
+
+def median(values: Sequence[float]) -> float:
+    return float(np.median(values))
+
+
+def mad(values: Sequence[float]) -> float:
+    """Median absolute deviation from the median, not scaled."""
+    return median(np.abs(np.asarray(values) - np.median(values)).tolist())
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Nearest rank: one of the values, never above the largest. `share` in (0, 1]."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def bootstrap_interval(rounds: Sequence[Sequence[float]], level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
+    """Interval of the median of all samples: rounds are drawn with replacement, then samples within each drawn round.
+
+    The same input and seed give the same interval.
+    """
+    random = np.random.default_rng(seed)
+    groups = [np.asarray(samples, float) for samples in rounds]
+    medians = []
+    for _ in range(RESAMPLES):
+        drawn = [groups[i] for i in random.integers(len(groups), size=len(groups))]
+        medians.append(np.median(np.concatenate([g[random.integers(g.size, size=g.size)] for g in drawn])))
+    tail = (1 - level) / 2
+    return float(np.quantile(medians, tail)), float(np.quantile(medians, 1 - tail))
+
+
+def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float, float]:
+    """Interval of the median from order statistics, whatever the distribution: (low, high, level really reached).
+
+    The narrowest symmetric pair that reaches `level`, or all values when there are too few: `n` values give `1 - 2^(1-n)`.
+    """
+    ordered, n = sorted(values), len(values)
+    inside, reached = 0, 1 - 2 * 0.5**n
+    for k in range(1, n // 2):
+        narrower = 1 - 2 * sum(math.comb(n, i) for i in range(k + 1)) * 0.5**n
+        if narrower < level:
+            break
+        inside, reached = k, narrower
+    return ordered[inside], ordered[n - 1 - inside], reached
+
+
+def summarise(record: Record) -> Summary:
+    samples = record.samples_ms
+    low, high = bootstrap_interval([round_.samples_ms for round_ in record.rounds])
+    return Summary(median(samples), low, high, min(samples), percentile(samples, 0.95), mad(samples))
+
+
+def paired_ratio(record: Record, baseline: Record) -> Ratio:
+    """How long `record` takes as a share of `baseline`: below 1 is faster. From rounds that both have.
+
+    Raises UsageError for records of two runs, which have no pairs, or without a common round.
+    """
+    if record.run != baseline.run:
+        raise UsageError(f"{record.artifact} and {baseline.artifact} were not measured in one run", "a ratio needs paired rounds")
+    others = {round_.index: median(round_.samples_ms) for round_ in baseline.rounds}
+    ratios = [median(r.samples_ms) / others[r.index] for r in record.rounds if others.get(r.index)]
+    if not ratios:
+        raise UsageError(f"{record.artifact} and {baseline.artifact} have no round in common")
+    low, high, level = median_interval(ratios)
+    return Ratio(median(ratios), low, high, len(ratios), level)
+
+
+def doubts(record: Record) -> tuple[str, ...]:
+    """Why not to trust this record, each in a few words; empty when nothing speaks against it."""
+    summary, cores = summarise(record), record.host.get("cores")
+    busy = median([round_.cpu_per_wall for round_ in record.rounds])
+    found = []
+    if len(record.rounds) < FEWEST_ROUNDS or len(record.samples_ms) < FEWEST_SAMPLES:
+        found.append(f"few samples: {len(record.samples_ms)} runs in {len(record.rounds)} rounds")
+    if summary.high_ms - summary.low_ms > WIDEST_INTERVAL * summary.median_ms:
+        found.append(f"wide spread: the median is only known to be in {summary.low_ms:.2f}..{summary.high_ms:.2f} ms")
+    if isinstance(cores, int) and record.threads > cores:
+        found.append(f"{record.threads} threads on {cores} cores")
+    elif busy < BUSY_SHARE * record.threads:
+        found.append(f"{busy:.2f} of {record.threads} threads kept busy: the machine was loaded, or the network does not scale")
+    return tuple(found)
+
+
+def document(record: Record) -> dict[str, Any]:
+    """The record with its statistics, as `compress bench --json` prints it."""
+    return {**record.to_json(), **asdict(summarise(record)), "doubts": list(doubts(record))}
