@@ -43,25 +43,33 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
     """Resize `module` in place, and return it; its new tensors hold nothing yet: load weights next.
 
     `record`: module name -> attributes. `shapes`: tensor name -> shape, as in the checkpoint.
-    Raises CheckpointError when the record names a module or an attribute that there is not.
+    Raises CheckpointError when the record names a module or an attribute that there is not, or contradicts the shapes.
     """
     modules = dict(module.named_modules())
     for name, entry in record.items():
         target = modules.get(name)
         if target is None:
             raise CheckpointError(f"the checkpoint shrinks a module {name!r} that the network does not have")
-        _set_attributes(target, name, entry)
+        _set_attributes(target, name, entry, shapes)
         for kind in (target._parameters, target._buffers):
             for local, tensor in list(kind.items()):
                 shape = shapes.get(f"{name}.{local}" if name else local)
                 if tensor is not None and shape is not None and shape != tensor.shape:
                     kind[local] = _resized(tensor, shape)
+        _check_consistent(target, name)
     object.__setattr__(module, _RECORD, {name: dict(entry) for name, entry in {**record_of(module), **record}.items()})
     return module
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     """Load every tensor into its place. Raises NetworkError that names the first ones that do not fit; nothing is skipped."""
+    check_fit(module, tensors)
+    module.load_state_dict(dict(tensors))
+    return module
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise NetworkError unless `tensors` has exactly the names and shapes of `module`, which may be on the meta device."""
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     missing, unexpected = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     odd = sorted(name for name in wanted.keys() & tensors.keys() if wanted[name] != tensors[name].shape)
@@ -69,18 +77,46 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module
         parts = [f"{label} {_few(names)}" for label, names in (("missing", missing), ("unexpected", unexpected)) if names]
         parts += [f"{n} is {tuple(tensors[n].shape)}, must be {tuple(wanted[n])}" for n in odd[:2]]
         raise NetworkError(f"weights do not fit the network: {'; '.join(parts)}", "check --network and --args")
-    module.load_state_dict(dict(tensors))
-    return module
 
 
-def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any]) -> None:
+def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
     for attribute, value in entry.items():
-        if attribute == ADDED_BIAS:
+        if attribute == ADDED_BIAS and _is_width(value) and shapes.get(f"{name}.bias") == (value,):
             module.register_parameter("bias", nn.Parameter(torch.zeros(value)))
-        elif attribute not in ATTRIBUTES or not hasattr(module, attribute) or not isinstance(value, ATTRIBUTES[attribute]):
-            raise CheckpointError(f"the checkpoint sets {attribute}={value!r} on {name!r}: not understood")
+        elif attribute not in ATTRIBUTES or not hasattr(module, attribute) or not _is_allowed(attribute, value):
+            raise CheckpointError(f"the checkpoint sets {attribute}={value!r:.60} on {name!r}: not understood")
         else:
             setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def _is_allowed(attribute: str, value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return list in ATTRIBUTES[attribute] and all(map(_is_width, value))
+    return int in ATTRIBUTES[attribute] and _is_width(value)
+
+
+def _is_width(value: object) -> bool:
+    return type(value) is int and 1 <= value < 1 << 31
+
+
+def _check_consistent(module: nn.Module, name: str) -> None:
+    """What torch would only notice when the module runs, and then in words of its own."""
+    expected: tuple[int, ...]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        divided = module.in_channels % module.groups == 0 and module.out_channels % module.groups == 0
+        first, second = module.out_channels, module.in_channels
+        if module.transposed:
+            first, second = second, first
+        expected = (first, second // module.groups) if divided else ()
+    elif isinstance(module, nn.Linear):
+        expected = (module.out_features, module.in_features)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        expected = (module.num_features,)
+    else:
+        return
+    weight = module.weight
+    if weight is not None and tuple(weight.shape[:2]) != expected:
+        raise CheckpointError(f"the checkpoint's record of {name!r} contradicts its weight of shape {tuple(weight.shape)}")
 
 
 def _resized(tensor: Tensor, shape: torch.Size) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from torch import nn
 
 from compress import checkpoint as checkpoints
 from compress import networks
-from compress.channels.rebuild import load_strictly, rebuild, record_of
+from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
 from compress.errors import NetworkError, UsageError
 from compress.image_format import ImageFormat
@@ -69,22 +70,74 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
 
 
 def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
-    """The module of a checkpoint, with its weights, in eval mode. `factory` overrides the spec's own."""
-    module = new_module(checkpoint.spec, factory)
-    rebuild(module, checkpoint.modules, {name: tensor.shape for name, tensor in checkpoint.tensors.items()})
+    """The module of a checkpoint, with its weights, in eval mode. `factory` overrides the spec's own.
+
+    A file's arguments are not trusted: a registered network is laid out on torch's meta device first, which holds no numbers,
+    and gets memory only when every shape is that of a tensor in the file.
+    """
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    if factory or not checkpoint.spec.is_registered:
+        module = rebuild(new_module(checkpoint.spec, factory), checkpoint.modules, shapes)
+    else:
+        with torch.device("meta"):
+            module = rebuild(_call(networks.get(checkpoint.spec.network).factory, checkpoint.spec), checkpoint.modules, shapes)
+            check_fit(module, checkpoint.tensors)
+            _try(module, checkpoint.spec)
+        _allocate(module)
     return load_strictly(module, checkpoint.tensors).eval()
 
 
 def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
-    """A freshly initialised network of full width. Raises NetworkError when the factory refuses its arguments."""
-    factory = factory or find_factory(spec.network)
+    """A freshly initialised network of full width. Raises NetworkError when the factory refuses its arguments, or when they
+    ask a registered network for more memory than the machine has.
+    """
+    if factory is None and spec.is_registered:
+        factory = networks.get(spec.network).factory
+        with torch.device("meta"):
+            needed = sum(p.numel() * p.element_size() for p in _call(factory, spec).parameters())
+        if needed > _memory_bytes():
+            raise NetworkError(f"{spec.network} with --args {spec.arguments} needs {needed / 1e9:,.0f} GB", "a smaller width")
+    return _call(factory or find_factory(spec.network), spec)
+
+
+def _call(factory: Factory, spec: ModelSpec) -> nn.Module:
     try:
         module = factory(**spec.arguments)
-    except (TypeError, ValueError) as error:
-        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {str(error).splitlines()[0]}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
     return module
+
+
+def _try(module: nn.Module, spec: ModelSpec) -> None:
+    """Run a meta module on its meta examples: widths that contradict each other show, and nothing is computed."""
+    try:
+        with torch.no_grad():
+            module(*(torch.empty(shape) for shape in spec.examples))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        shapes = " ".join("x".join(map(str, shape)) for shape in spec.examples)
+        raise NetworkError(f"{spec.network} does not run on {shapes}: {str(error).splitlines()[0]}", "check --example") from error
+
+
+def _allocate(module: nn.Module) -> None:
+    """Give every meta tensor of `module` memory on the CPU, its numbers to come; tied ones stay tied."""
+    made: dict[int, torch.Tensor] = {}
+
+    def on_the_cpu(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            empty = torch.empty_like(tensor, device="cpu")
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        return made[id(tensor)]
+
+    for owner in module.modules():
+        places: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+        for place in places:
+            place.update({name: on_the_cpu(tensor) for name, tensor in place.items() if tensor is not None})
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 36
 
 
 def fresh_network(options: NetOptions, seed: int, like: Path | None = None) -> LoadedNetwork:
@@ -120,7 +173,7 @@ def find_factory(name: str) -> Factory:
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise NetworkError(f"cannot import --network {name}: {error}") from error
     if not callable(target):
         raise NetworkError(f"--network {name} is not callable")

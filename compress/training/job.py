@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import nn
 
 from compress import checkpoint
-from compress.checkpoint import Checkpoint
 from compress.errors import NetworkError, TrainingError, UsageError
 from compress.files import check_output
 from compress.image_format import ImageFormat
@@ -81,7 +80,7 @@ class Job:
         def write(network: nn.Module, step: int, losses: Mapping[str, float]) -> None:
             done = {**entry, "done_steps": step, "losses": dict(losses)}
             made = snapshot(network, loaded.spec, loaded.checkpoint.history).then(**done)
-            checkpoint.write(output, _on_cpu(made).astype(DTYPES[self.dtype]))
+            checkpoint.write(output, made.astype(DTYPES[self.dtype]))
 
         watchers: list[Any] = []
         if self.preview_every:
@@ -109,7 +108,3 @@ def picture_formats(spec: ModelSpec) -> tuple[ImageFormat, ImageFormat]:
             f"{spec.network} is not known to make a picture of a picture", "--image-format says how pixels become its tensors"
         )
     return spec.inputs[0], spec.outputs[0]
-
-
-def _on_cpu(made: Checkpoint) -> Checkpoint:
-    return replace(made, tensors={name: tensor.cpu().contiguous() for name, tensor in made.tensors.items()})
