@@ -33,8 +33,11 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # NHWC RGB pixels, 0
 class Runner(Protocol):
     """A loaded file. `engine`: what runs it, with its version. Ports carry no image format: a file does not know it."""
 
-    engine: str
-    signature: str | None
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def signature(self) -> str | None: ...
 
     @property
     def inputs(self) -> tuple[Port, ...]: ...
@@ -76,7 +79,7 @@ def kind_of(path: Path) -> str:
 class OnnxRunner:
     """ONNX Runtime on the CPU."""
 
-    signature = None
+    signature: str | None = None
 
     def __init__(self, path: Path, threads: int) -> None:
         require("onnxruntime", "export")
@@ -338,11 +341,11 @@ def _opened(source: Path | Artifact, image_format: ImageFormat | None) -> Artifa
     artifact = source if isinstance(source, Artifact) else read_artifact(source)
     if not image_format:
         return artifact
-    ports = {
-        name: tuple(replace(port, format=image_format if len(port.shape) == 4 else None) for port in getattr(artifact.card, name))
-        for name in ("inputs", "outputs")
-    }
-    return Artifact(artifact.path, replace(artifact.card, **ports))
+    inputs, outputs = (
+        tuple(replace(port, format=image_format if len(port.shape) == 4 else None) for port in ports)
+        for ports in (artifact.card.inputs, artifact.card.outputs)
+    )
+    return Artifact(artifact.path, replace(artifact.card, inputs=inputs, outputs=outputs))
 
 
 def _channels(port: Port, layout: str) -> int | None:

@@ -1,0 +1,169 @@
+"""ONNX -> TFLite through onnx2tf and TensorFlow, in a child process: the only file that knows the converter.
+
+The converter's import is slow and noisy; it seeds global random state, rewrites its input file, downloads samples, writes to the
+working folder, crashes and hangs. All of that happens to a child in a scratch folder. The SavedModel that it would write
+(three times, most of its time) is left out: TensorFlow Lite converts the function in memory.
+
+Its quick mode (`strict=False`) can lay axes out wrongly where sizes are ambiguous; its strict mode is right and slow. So whoever
+calls this compares the result. Never here: running what comes out (runtime.py), judging it (parity.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import require
+from export import child
+from export.variants import Variant
+
+PACKAGES = ("onnx2tf", "tensorflow")
+COMMAND = child.module("export.tflite")
+SIGNATURE = "serving_default"
+Sample = Mapping[str, NDArray[Any]]  # input name -> array, laid out as in the ONNX file
+
+
+@dataclass(frozen=True)
+class Job:
+    """`inputs`, `outputs`: names for the signature, in the graph's order. `calibration`: samples for calibrated variants."""
+
+    onnx: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    calibration: Sequence[Sample] = ()
+    strict: bool = False
+    seconds: float = 1800
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why one variant could not be made; `log`: what the converter said."""
+
+    reason: str
+    log: str
+
+
+def convert(job: Job, folder: Path, command: Sequence[str] = COMMAND) -> dict[str, Path | Failure]:
+    """Make every variant of `job` in `folder`; return variant -> file, or why there is none.
+
+    A variant that ends the child ends only itself: the child is started again for those after it. Raises MissingToolError,
+    OutputError; child.ChildError when the graph itself cannot be converted.
+    """
+    for package in PACKAGES:
+        require(package, "export")
+    (folder / "graph.onnx").write_bytes(job.onnx)
+    if job.calibration:
+        arrays = {f"{n}/{name}": array for n, sample in enumerate(job.calibration) for name, array in sample.items()}
+        np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
+    results: dict[str, Path | Failure] = {}
+    while waiting := [variant for variant in job.variants if variant.name not in results]:
+        order = {"inputs": job.inputs, "outputs": job.outputs, "strict": job.strict, "samples": len(job.calibration)}
+        (folder / "job.json").write_text(json.dumps({**order, "variants": [asdict(variant) for variant in waiting]}))
+        (folder / "graph_is_built").unlink(missing_ok=True)
+        try:
+            child.run(command, folder, job.seconds)
+            failed = None
+        except child.ChildError as error:
+            if not (folder / "graph_is_built").exists():
+                raise
+            failed = Failure(error.reason, error.log)
+        made = {variant.name: path for variant in waiting if (path := folder / f"{variant.name}.tflite").exists()}
+        results |= made
+        lost = next((variant.name for variant in waiting if variant.name not in made), None)
+        if lost:
+            results[lost] = failed or Failure("the converter ended well, but wrote no file", "")
+    return results
+
+
+def signature_name(name: str, taken: Sequence[str]) -> str:
+    """A graph's name for a tensor, as TensorFlow allows it, and not one of `taken`."""
+    clean = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "tensor"
+    clean = clean if clean[0].isalpha() else f"tensor_{clean}"
+    return clean if clean not in taken else signature_name(f"{clean}_{len(taken)}", taken)
+
+
+def _convert_here(order: dict[str, Any]) -> None:
+    """The other side of `convert`, in the child's scratch folder."""
+    import tensorflow as tf
+
+    model = _keras_model(order)
+    concrete, owner = _function(tf, model, order)
+    Path("graph_is_built").touch()
+    for row in order["variants"]:
+        payload = _tflite(tf, concrete, owner, row, _representative(order, len(model.inputs)))
+        partial = Path(f"{row['name']}.partial")
+        partial.write_bytes(payload)
+        partial.rename(f"{row['name']}.tflite")
+
+
+def _keras_model(order: dict[str, Any]) -> Any:
+    import onnx
+    import onnx2tf
+
+    def no_download() -> NDArray[np.float32]:
+        return np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnx2tf") and hasattr(module, "download_test_image_data"):
+            module.download_test_image_data = no_download  # type: ignore[attr-defined]
+    graph = onnx.load("graph.onnx")
+    odd = [value.name for value in graph.graph.input if len(value.type.tensor_type.shape.dim) not in (2, 4)]
+    return onnx2tf.convert(
+        onnx_graph=graph,
+        output_folder_path="onnx2tf",
+        disable_model_save=True,
+        disable_strict_mode=not order["strict"],
+        keep_shape_absolutely_input_names=odd or None,
+        non_verbose=True,
+    )
+
+
+def _function(tf: Any, model: Any, order: dict[str, Any]) -> tuple[Any, Any]:
+    """The model as one concrete function with our names, and the object that keeps its variables and its signature."""
+
+    def run(*tensors: Any) -> dict[str, Any]:
+        found = model(list(tensors) if len(tensors) > 1 else tensors[0])
+        found = found if isinstance(found, (list, tuple)) else [found]
+        return dict(zip(order["outputs"], found, strict=True))
+
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name) for tensor, name in zip(model.inputs, order["inputs"], strict=True)]
+    owner = tf.Module()
+    owner.variables_, owner.run = model.variables, tf.function(run, input_signature=specs)
+    return owner.run.get_concrete_function(), owner
+
+
+def _representative(order: dict[str, Any], inputs: int) -> Callable[[], Any]:
+    def samples() -> Any:
+        with np.load("calibration.npz") as arrays:
+            for n in range(order["samples"]):
+                found = [arrays[f"{n}/{name}"] for name in order["inputs"][:inputs]]
+                yield [array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for array in found]
+
+    return samples
+
+
+def _tflite(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], samples: Callable[[], Any]) -> bytes:
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
+    if row["optimise"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if row["weights"]:
+        converter.target_spec.supported_types = [getattr(tf, name) for name in row["weights"]]
+    if row["operators"]:
+        converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in row["operators"]]
+    if row["calibrated"]:
+        converter.representative_dataset = samples
+    payload: bytes = converter.convert()
+    return payload
+
+
+if __name__ == "__main__":
+    _convert_here(json.loads(Path("job.json").read_text()))
