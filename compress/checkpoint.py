@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
+import struct
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -23,11 +25,19 @@ from torch import Tensor
 
 from compress.errors import CheckpointError, CompressError, NetworkError
 from compress.files import write_whole
+from compress.pickles import calls_in, looks_like_pickle
 from compress.spec import ModelSpec
 
 METADATA_KEY = "mobile-compress"
 VERSION = 1
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net", "generator", "weights")
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_MARK = json.dumps(METADATA_KEY).encode()
+# What torch's and the zip reader's code raise on damaged bytes, found by damaging files at every place (see the tests).
+_DAMAGE = (
+    AssertionError, AttributeError, EOFError, ImportError, LookupError, NotImplementedError, OverflowError, RecursionError,
+    RuntimeError, SafetensorError, TypeError, ValueError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Checkpoint:
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
         """The same checkpoint with its floating-point tensors stored as `dtype` (tied tensors stay tied)."""
-        done: dict[tuple[int, ...], Tensor] = {}
+        done: dict[tuple[object, ...], Tensor] = {}
         cast = {}
         for name, tensor in self.tensors.items():
             key = _identity(tensor)
@@ -78,19 +88,9 @@ def read(path: Path) -> Checkpoint:
     if METADATA_KEY not in metadata:
         raise CheckpointError(f"{path} is a .safetensors file of another tool", "name its network with --network")
     try:
-        header = json.loads(metadata[METADATA_KEY])
-        if header["version"] != VERSION:
-            raise CheckpointError(f"{path} has format version {header['version']}, this program reads {VERSION}")
-        for alias, name in header["aliases"].items():
-            tensors[alias] = tensors[name]
-        modules, history = header["modules"], tuple(header["history"])
-        if not all(isinstance(entry, dict) for entry in (*modules.values(), *history)):
-            raise TypeError("records must be objects")
-        checkpoint = Checkpoint(ModelSpec.from_json(header["spec"]), tensors, modules, history)
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, CompressError) as error:
-        raise CheckpointError(f"{path} has a damaged header: {error}") from error
+        checkpoint = _from_header(json.loads(metadata[METADATA_KEY]), tensors)
+    except (CompressError, LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} has a damaged header: {_first_line(error)}") from error
     check_finite(tensors, path)
     return checkpoint
 
@@ -100,76 +100,130 @@ def is_ours(path: Path) -> bool:
 
     Raises CheckpointError when there is no file, or an empty one.
     """
-    path = Path(path)
-    with _said(path):
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder, not a network file")
-        with open(path, "rb") as file:
-            start = file.read(1 << 20)
-        if not start:
-            raise CheckpointError(f"{path} is empty")
-    return len(start) > 8 and start[8:9] == b"{" and METADATA_KEY.encode() in start
+    start = _start(Path(path), 1 << 20)
+    return _is_safetensors(start) and _MARK in start
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
     """The state dict in a `.pth`, `.pt` or `.safetensors` file of another tool, on the CPU.
 
-    Unwraps `{"state_dict": ...}` and the like, and the `module.` prefix of DataParallel. A pickle that would run code is
-    named and refused (`weights_only=True`). Raises CheckpointError, NetworkError for NaN.
+    Unwraps `{"state_dict": ...}` and the like, and the prefixes of DataParallel and torch.compile. A pickle that would run code
+    is named and refused (`weights_only=True`). Raises CheckpointError, NetworkError for NaN.
     """
     path = Path(path)
-    is_ours(path)  # for its errors: missing, a folder, empty
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if len(start) > 8 and start[8:9] == b"{":
+    start = _start(path, 4096)
+    if _is_safetensors(start):
         tensors, _ = _read_safetensors(path)
-    elif start[:2] == b"PK" or start[:1] == b"\x80":
+    elif start[:2] == b"PK" or looks_like_pickle(start):
         tensors = _tensors_in(_read_pickle(path), path)
     else:
         raise CheckpointError(f"{path} is no network file", "a checkpoint of this program, or a .pth or .safetensors state dict")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    while prefix := next((w for w in WRAPPERS if tensors and all(name.startswith(w) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     check_finite(tensors, path)
     return tensors
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path | None = None) -> None:
     """Raise NetworkError that names the first tensors with NaN or inf."""
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(_comparable(t)).all())]
     if bad:
         where = f"{path}: " if path else ""
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NetworkError(f"{where}NaN or inf in {', '.join(bad[:3])}{more}", "the training diverged, or the file is damaged")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _comparable(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.element_size() == 1 else tensor  # torch has no isfinite for some 8-bit floats
+
+
+def _from_header(header: Any, tensors: dict[str, Tensor]) -> Checkpoint:
+    """Check every part of a header, which is not trusted; aliases are added to `tensors`."""
+    if header["version"] != VERSION:
+        raise CheckpointError(f"format version {header['version']!r}, this program reads {VERSION}")
+    modules, history, aliases = header["modules"], header["history"], header["aliases"]
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in (modules, *modules.values(), *history)):
+        raise TypeError("modules and history must be records")
+    for alias, name in aliases.items():
+        if alias in tensors or name not in tensors:
+            raise CheckpointError(f"the alias {alias!r} of {name!r} has no place")
+    tensors.update({alias: tensors[name] for alias, name in aliases.items()})
+    return Checkpoint(ModelSpec.from_json(header["spec"]), tensors, modules, tuple(history))
+
+
+def _start(path: Path, count: int) -> bytes:
     with _said(path):
-        is_ours(path)
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'no file'}, not a network file")
+        with open(path, "rb") as file:
+            start = file.read(count)
+    if not start:
+        raise CheckpointError(f"{path} is empty")
+    return start
+
+
+def _is_safetensors(start: bytes) -> bool:
+    return len(start) > 8 and start[8:9] == b"{"  # after the header's length, 8 bytes
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _said(path), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def _read_pickle(path: Path) -> Any:
-    try:
-        with _said(path):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:global|class) ([\w.]+)", str(error))
-        if named:
-            name = named[1] or named[2]
+    with _said(path):
+        _refuse_other_archives(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch doubts protocols in three lines; what counts is whether it reads them
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            calls = calls_in(path)
+            if not calls:
+                raise CheckpointError(f"{path} is a damaged or foreign pickle: not read") from error
             raise CheckpointError(
-                f"{path} is a pickle that wants to run {name}: not read", "save its state_dict() and give that"
+                f"{path} is a pickle that wants to run {calls[0]}: not read",
+                "save its state_dict() with torch.save and give that",
             ) from error
-        raise CheckpointError(f"{path} is a damaged or foreign pickle: not read") from error
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Zip files are many things; torch's own words for those that are not its own are of no help."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        files = {Path(name).name for name in archive.namelist()}
+    if "constants.pkl" in files:
+        raise CheckpointError(f"{path} is a TorchScript archive: not read", "save the network's state_dict() and give that")
+    if "data.pkl" not in files:
+        raise CheckpointError(f"{path} is a zip archive without a state dict", "save the network's state_dict() with torch.save")
 
 
 def _tensors_in(value: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(value, Mapping):
-        tensors = {name: t.detach() for name, t in value.items() if isinstance(name, str) and isinstance(t, Tensor)}
-        if tensors:
-            return tensors
-        value = next((value[key] for key in NESTED_KEYS if key in value), None)
-    raise CheckpointError(f"{path} holds no state dict", "save the network's state_dict()")
+    for _ in NESTED_KEYS:  # a nest can hold itself
+        inner = [value[key] for key in NESTED_KEYS if isinstance(value, Mapping) and isinstance(value.get(key), Mapping)]
+        if not inner:
+            break
+        value = inner[0]
+    tensors = (
+        {name: t.detach() for name, t in value.items() if isinstance(name, str) and isinstance(t, Tensor)}
+        if isinstance(value, Mapping)
+        else {}
+    )
+    if not tensors:
+        keys = f", only {', '.join(str(key)[:40] for key in list(value)[:5])}" if isinstance(value, Mapping) and value else ""
+        raise CheckpointError(f"{path} holds no state dict{keys}", "save the network's state_dict()")
+    for name, tensor in tensors.items():
+        _check_stored(name, tensor, path)
+    return tensors
+
+
+def _check_stored(name: str, tensor: Tensor, path: Path) -> None:
+    """Only plain tensors: no sparse, quantised or meta ones, none that claims to be larger than what the file holds for it."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{path}: {name} is not a plain tensor (sparse, quantised, or larger than its data)")
 
 
 @contextmanager
@@ -181,16 +235,23 @@ def _said(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, EOFError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged") from error
-    except RuntimeError as error:  # torch.load on a broken zip archive
-        raise CheckpointError(f"{path} is truncated or damaged: {str(error).splitlines()[0][:120]}") from error
+    except MemoryError as error:
+        raise CheckpointError(f"{path} does not fit into memory") from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, CompressError):
+        return error.message
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
 
 
 def _without_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     unique: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
-    first: dict[tuple[int, ...], str] = {}
+    first: dict[tuple[object, ...], str] = {}
     for name in sorted(tensors):
         kept = first.setdefault(_identity(tensors[name]), name)
         if kept == name:
@@ -200,7 +261,8 @@ def _without_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dic
     return unique, aliases
 
 
-def _identity(tensor: Tensor) -> tuple[int, ...]:
+def _identity(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for two tensors that are the same numbers in the same memory."""
     if tensor.numel() == 0:
         return (id(tensor),)
-    return (tensor.data_ptr(), tensor.storage_offset(), *tensor.shape, -1, *tensor.stride())
+    return (tensor.device, tensor.dtype, tensor.data_ptr(), tuple(tensor.shape), tensor.stride())

@@ -26,6 +26,8 @@ def check_output(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
             raise OutputError(f"{path} is the input", "give another output")
     if path.is_dir():
         raise OutputError(f"{path} is a folder", "give a file name")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file", "give a file name")  # renaming onto /dev/null would replace it
     if path.exists() and not force:
         raise OutputError(f"{path} exists", "--force replaces it")
     check_folder(path.parent)
@@ -35,6 +37,8 @@ def check_output(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
 def check_folder(folder: Path) -> Path:
     """Make `folder` and prove that a file can be written in it. Raises OutputError."""
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, not a folder", "give another output")
     with said_as_output_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".compress-"):
@@ -50,10 +54,10 @@ def write_whole(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     with said_as_output_error(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
         partial = Path(name)
         try:
+            os.close(handle)
             yield partial
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
@@ -75,7 +79,7 @@ def said_as_output_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"no space left on the disk for {path}", "free some, or write elsewhere") from error
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -1,11 +1,12 @@
 """How pixels become a tensor and back. Made once, at training; travels to the phone in every card.
 
 One rule for every format: `tensor = (pixel - mean) / std`, with pixels 0..255 and mean and std on that scale, one value a
-channel in the tensor's channel order. Never here: reading files (photos.py), torch.
+channel in the tensor's channel order. Never here: reading files (photos.py), torch (networks/pixels.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from compress.errors import UsageError
 
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # RGB pixels (N, H, W, 3), 0..255, to the same: a network in use
 ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
 
 
@@ -21,7 +23,7 @@ ORDERS = {"RGB": (0, 1, 2), "BGR": (2, 1, 0)}
 class ImageFormat:
     """Value range and channel order of a three-channel image tensor.
 
-    `mean`, `std`: three numbers each, on the 0..255 scale, in the tensor's own channel order. `std` is never zero.
+    `mean`, `std`: three numbers each, on the 0..255 scale, in the tensor's own channel order. `std` is positive.
     """
 
     order: str
@@ -32,10 +34,10 @@ class ImageFormat:
         if self.order not in ORDERS:
             raise UsageError(f"channel order must be RGB or BGR, got {self.order!r}")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not all(np.isfinite(v) for v in values):
+            if len(values) != 3 or not all(abs(v) < 1e6 for v in values):
                 raise UsageError(f"{name} of an image format must be three finite numbers, got {values!r}")
-        if not all(self.std):
-            raise UsageError(f"std of an image format must not be zero, got {self.std!r}")
+        if not all(v > 1e-6 for v in self.std):
+            raise UsageError(f"std of an image format must be positive, got {self.std!r}")
 
     @classmethod
     def parse(cls, text: str) -> ImageFormat:
@@ -74,8 +76,8 @@ class ImageFormat:
         try:
             mean, std = (tuple(float(v) for v in value[key]) for key in ("mean", "std"))
             return cls(str(value["order"]), mean, std)  # type: ignore[arg-type]  # lengths are checked when built
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"not an image format: {value!r}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"not an image format: {value!r:.120}") from error
 
     def encode(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """RGB pixels (..., 3), 0..255, any dtype -> float32 tensor of the same shape, channels last."""

@@ -5,6 +5,7 @@ numpy and Pillow only. Never here: value ranges of tensors (image_format.py), re
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from compress.errors import ImageError
 from compress.files import write_whole
 
 Pixels = NDArray[np.uint8]  # (H, W, 3), RGB
+_DAMAGE = (
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    ArithmeticError,
+    struct.error,
+)  # Pillow's ways
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
 
@@ -35,6 +46,7 @@ def decode(path: Path) -> Pixels:
     path = Path(path)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd metadata and the like: the picture counts
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 image.load()
@@ -45,15 +57,17 @@ def decode(path: Path) -> Pixels:
         raise ImageError(f"{path} is not a picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{path} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises each of these for damaged data
-        raise ImageError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise ImageError(f"{path} cannot be read: {str(error) or type(error).__name__}") from error
 
 
 def encode(path: Path, pixels: NDArray[np.generic]) -> None:
     """Write (H, W, 3) RGB pixels, 0..255, rounded and clamped, in the format of the suffix (.png, .jpg ...); whole or not."""
     path = Path(path)
-    format_name = Image.registered_extensions().get(path.suffix.lower())
-    if format_name is None:
+    format_name = Image.registered_extensions().get(path.suffix.lower(), "")
+    if format_name not in Image.SAVE:
         raise ImageError(f"{path}: no picture format has the suffix {path.suffix!r}", "use .png or .jpg")
     rounded = np.clip(np.rint(np.asarray(pixels, np.float32)), 0, 255).astype(np.uint8)
     with write_whole(path) as partial:
@@ -76,11 +90,11 @@ def fit(pixels: Pixels, height: int, width: int) -> Pixels:
 
 def _upright_rgb(image: Image.Image) -> Pixels:
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        levels = np.asarray(image, np.float64)
-        scale = 257.0 if levels.max(initial=0) > 255 else 1.0
-        grey = np.clip(np.rint(levels / scale), 0, 255).astype(np.uint8)
+    if image.mode.startswith("I"):  # 16 bit, whether Pillow holds it in 16 or in 32
+        grey = np.clip(np.rint(np.asarray(image, np.float64) / 257), 0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise ValueError("it holds floating-point numbers, whose range is not known")
     if image.mode in ("P", "PA", "LA", "La", "RGBa", "RGBA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

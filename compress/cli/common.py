@@ -99,7 +99,7 @@ class JsonObject(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             parsed = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"--args is not JSON: {error}", """for example --args '{"width": 16}'""") from error
         if not isinstance(parsed, dict):
             raise UsageError(f"--args must be a JSON object, got {value}", """for example --args '{"width": 16}'""")
@@ -196,7 +196,11 @@ def errors_as_lines(as_json: bool) -> Iterator[None]:
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        from compress.memory import is_exhausted
+
+        if not is_exhausted(error):
+            raise
         _fail(CompressError("out of memory", "a smaller --size or --batch needs less"), as_json)
     except OSError as error:
         if not error.filename:

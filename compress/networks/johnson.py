@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from compress.errors import NetworkError
 from compress.image_format import PRESETS
 from compress.networks import Network, Recognised
+
+MOST_BLOCKS = 64  # a file may ask for any number, and each is built one by one
 
 
 class ConvNorm(nn.Module):
@@ -81,6 +84,8 @@ class Johnson(nn.Module):
         a, b, c = widths or (width, 2 * width, 4 * width)
         if min(a, b, c, hidden or c) < 1 or blocks < 0:
             raise NetworkError("widths of johnson must be positive")
+        if blocks > MOST_BLOCKS:
+            raise NetworkError(f"johnson has at most {MOST_BLOCKS} residual blocks, not {blocks}")
 
         def up(inputs: int, outputs: int) -> nn.Module:
             if upsampling == "nearest":
@@ -109,30 +114,27 @@ NORMS = {
     "batch": lambda channels: nn.BatchNorm2d(channels),
 }
 
-# Each foreign naming: a key that tells it apart, the image format it was trained with, and its names in ours, in order.
-_LAYOUTS = (
-    ("deconv1.conv2d.weight", "0..255", (  # pytorch/examples
-        (r"^conv(\d)\.conv2d\.", r"down\1.conv."), (r"^in([123])\.", r"down\1.norm."),
-        (r"^deconv([12])\.conv2d\.", r"up\1.conv."), (r"^in4\.", "up1.norm."), (r"^in5\.", "up2.norm."),
-        (r"^deconv3\.conv2d\.", "out."),
-        (r"^res(\d)\.conv1\.conv2d\.", r"res\1.first.conv."), (r"^res(\d)\.conv2\.conv2d\.", r"res\1.second.conv."),
-        (r"^res(\d)\.in1\.", r"res\1.first.norm."), (r"^res(\d)\.in2\.", r"res\1.second.norm."),
-    )),
-    ("up1.conv2d.weight", "imagenet", (  # gordicaleksa
-        (r"^conv(\d)\.conv2d\.", r"down\1.conv."), (r"^in([123])\.", r"down\1.norm."),
-        (r"^up([12])\.conv2d\.", r"up\1.conv."), (r"^in4\.", "up1.norm."), (r"^in5\.", "up2.norm."),
-        (r"^up3\.conv2d\.", "out."),
-        (r"^res(\d)\.conv1\.conv2d\.", r"res\1.first.conv."), (r"^res(\d)\.conv2\.conv2d\.", r"res\1.second.conv."),
-        (r"^res(\d)\.in1\.", r"res\1.first.norm."), (r"^res(\d)\.in2\.", r"res\1.second.norm."),
-    )),
-    ("conv1.block.1.weight", "imagenet", (  # eriklindernoren, URST
-        (r"^conv(\d)\.block\.1\.", r"down\1.conv."), (r"^conv(\d)\.norm\.", r"down\1.norm."),
-        (r"^deconv([12])\.block\.\d\.", r"up\1.conv."), (r"^deconv([12])\.norm\.", r"up\1.norm."),
-        (r"^deconv3\.block\.\d\.", "out."),
-        (r"^res(\d)\.block\.0\.block\.1\.", r"res\1.first.conv."), (r"^res(\d)\.block\.0\.norm\.", r"res\1.first.norm."),
-        (r"^res(\d)\.block\.1\.block\.1\.", r"res\1.second.conv."), (r"^res(\d)\.block\.1\.norm\.", r"res\1.second.norm."),
-    )),
+_NORMS_APART = (  # the norms beside the convolutions, numbered through: pytorch/examples and gordicaleksa
+    (r"^conv([123])\.(?:conv2d\.)?", r"down\1.conv."), (r"^in([123])\.", r"down\1.norm."),
+    (r"^(?:up|deconv)([12])\.(?:conv2d\.)?", r"up\1.conv."), (r"^in([45])\.", lambda m: f"up{int(m[1]) - 3}.norm."),
+    (r"^(?:up|deconv)3\.(?:conv2d\.)?", "out."),
+    (r"^res(\d+)\.conv1\.(?:conv2d\.)?", r"res\1.first.conv."), (r"^res(\d+)\.in1\.", r"res\1.first.norm."),
+    (r"^res(\d+)\.conv2\.(?:conv2d\.)?", r"res\1.second.conv."), (r"^res(\d+)\.in2\.", r"res\1.second.norm."),
 )  # fmt: skip
+_NORMS_INSIDE = (  # one block a convolution: URST, which also writes norm.norm
+    (r"^conv([123])\.block\.1\.", r"down\1.conv."), (r"^conv([123])\.norm\.(?:norm\.)?", r"down\1.norm."),
+    (r"^deconv([12])\.block\.1\.", r"up\1.conv."), (r"^deconv([12])\.norm\.(?:norm\.)?", r"up\1.norm."),
+    (r"^deconv3\.block\.1\.", "out."),
+    (r"^res(\d+)\.block1\.block\.1\.", r"res\1.first.conv."), (r"^res(\d+)\.block1\.norm\.(?:norm\.)?", r"res\1.first.norm."),
+    (r"^res(\d+)\.block2\.block\.1\.", r"res\1.second.conv."), (r"^res(\d+)\.block2\.norm\.(?:norm\.)?", r"res\1.second.norm."),
+)  # fmt: skip
+# A key that tells the naming apart, the image format that its networks were trained with, and its names in ours.
+_LAYOUTS = (
+    ("deconv1.conv2d.weight", "0..255", _NORMS_APART),
+    ("up1.conv2d.weight", "imagenet", _NORMS_APART),
+    ("deconv1.block.1.weight", "imagenet", _NORMS_INSIDE),
+)
+_NEVER_USED = ("running_mean", "running_var", "num_batches_tracked")  # what old InstanceNorms wrote
 
 
 def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
@@ -140,39 +142,46 @@ def recognise(tensors: dict[str, Tensor]) -> Recognised | None:
 
     Old files carry the running statistics of an InstanceNorm that never used them; they are dropped.
     """
+    if "model.0.block.1.weight" in tensors and "model.3.block.0.block.1.weight" in tensors:
+        raise NetworkError(
+            "looks like eriklindernoren/Fast-Neural-Style-Transfer, which has a ReLU after every block: johnson has not",
+            "--network package.module:factory names its own code",
+        )
     for mark, format_name, rules in _LAYOUTS:
-        if mark not in tensors:
-            continue
-        renamed = {}
-        for key, tensor in tensors.items():
-            if key.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
-                continue
-            for pattern, replacement in rules:
-                if re.match(pattern, key):
-                    key = re.sub(pattern, replacement, key)
-                    break
-            key = re.sub(r"^res(\d)\.", lambda m: f"residual.{int(m[1]) - 1}.", key)
-            renamed[key] = tensor
-        return Recognised(renamed, _arguments(renamed), PRESETS[format_name])
+        if mark in tensors:
+            renamed = {_renamed(k, rules): t for k, t in tensors.items() if k.rpartition(".")[2] not in _NEVER_USED}
+            return Recognised(renamed, _arguments(renamed), PRESETS[format_name])
     if "down1.conv.weight" in tensors and "out.weight" in tensors:
         return Recognised(dict(tensors), _arguments(tensors), NETWORK.format)
     return None
 
 
+def _renamed(key: str, rules: Sequence[tuple[str, Any]]) -> str:
+    for pattern, replacement in rules:
+        key, count = re.subn(pattern, replacement, key)
+        if count:
+            break
+    return re.sub(r"^res(\d+)\.", lambda m: f"residual.{int(m[1]) - 1}.", key)
+
+
 def _arguments(tensors: dict[str, Tensor]) -> dict[str, object]:
+    """The factory's arguments, read off names and shapes; those that are the default are left out."""
     try:
-        widths = [tensors[f"down{i}.conv.weight"].shape[0] for i in (1, 2, 3)]
-    except KeyError as error:
-        raise NetworkError(f"looks like a johnson network, but has no {error.args[0]}") from error
+        a, b, c = (tensors[f"down{i}.conv.weight"].shape[0] for i in (1, 2, 3))
+        up = tuple(tensors["up1.conv.weight"].shape[:2])
+        hidden = tensors["residual.0.first.conv.weight"].shape[0] if "residual.0.first.conv.weight" in tensors else c
+    except (KeyError, IndexError) as error:
+        raise NetworkError(f"looks like a johnson network, but is none: {error}") from error
     blocks = len({key.split(".")[1] for key in tensors if key.startswith("residual.")})
-    arguments: dict[str, object] = {"width": widths[0]}
-    if widths != [widths[0] * n for n in (1, 2, 4)]:
-        arguments = {"widths": widths}
-    if blocks != 5:
-        arguments["blocks"] = blocks
-    if "down1.norm.running_mean" in tensors:
-        arguments["norm"] = "batch"
-    return arguments
+    chosen: dict[str, tuple[object, bool]] = {
+        "width": (a, (b, c) == (2 * a, 4 * a)),
+        "widths": ([a, b, c], (b, c) != (2 * a, 4 * a)),
+        "hidden": (hidden, hidden != c),
+        "blocks": (blocks, blocks != 5),
+        "norm": ("batch", "down1.norm.running_mean" in tensors),
+        "upsampling": ("transposed", up == (c, b) and up != (b, c)),
+    }
+    return {name: value for name, (value, is_said) in chosen.items() if is_said}
 
 
 NETWORK = Network("johnson", Johnson, PRESETS["imagenet"], recognise)
