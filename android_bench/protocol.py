@@ -66,6 +66,8 @@ class Run:
             seen = backends.get(job.backend).round(job, index, position)
             if self._seen[number] and seen.executed != self._seen[number][0].executed:
                 raise MeasurementError(f"{Path(job.path).name} on {job.backend} was not executed alike in every round")
+        except UsageError:  # the whole run was asked for wrongly: no use in measuring the others first
+            raise
         except CompressError as error:
             self._failed[number] = error
             on_round(index, job, error)

@@ -13,13 +13,17 @@
     ├── ParityError              exit 1   parity       a stage changed what the network computes
     ├── ConversionError          exit 1   conversion   the converter refused, crashed or hung; a file that does not run
     ├── ArtifactError            exit 1   artifact     a card that does not match its file, a broken .onnx or .tflite
-    ├── MeasurementError         exit 1   measurement  a benchmark process failed
+    ├── MeasurementError         exit 1   measurement  a benchmark process failed, a damaged file of records
+    ├── BudgetFileError          exit 1   budget-file  a budget that cannot be read, or says what nobody understands
     └── BudgetError              exit 3   budget       over budget
 
 Never here: programming errors. Those stay tracebacks.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class CompressError(Exception):
@@ -36,7 +40,7 @@ class CompressError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
-    def to_json(self) -> dict[str, dict[str, str | None]]:
+    def to_json(self) -> dict[str, Any]:
         """`{"error": {"kind", "message", "hint"}}`, the shape that `--json` prints."""
         return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
 
@@ -94,9 +98,22 @@ class MeasurementError(CompressError):
     kind = "measurement"
 
 
+class BudgetFileError(CompressError):
+    kind = "budget-file"
+
+
 class BudgetError(CompressError):
+    """`document`: what was checked; it stands beside the error in `--json`, so that a machine sees every broken limit."""
+
     kind = "budget"
     exit_code = 3
+
+    def __init__(self, message: str, hint: str | None = None, document: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.document = dict(document or {})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.document, **super().to_json()}
 
 
 def require(package: str, extra: str) -> None:

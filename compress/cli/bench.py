@@ -123,7 +123,7 @@ def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     headers = ("file", "runs on", "MB", "median ms", "95 %", "min ms", "x first")
     rows = [(name, *_cells(record, records[0])) for name, record in zip(names, records, strict=True)]
     inputs = " or ".join(dict.fromkeys("x".join(map(str, shape)) for record in records for shape in record.inputs))
-    talk.table(headers, rows, title=f"{inputs}, {records[0].threads} threads, {len(records[0].rounds)} rounds")
+    talk.table(headers, rows, title=f"input {inputs}, threads {records[0].threads}, rounds {len(records[0].rounds)}")
     _warn(talk, names, records)
 
 
