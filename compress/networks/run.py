@@ -1,0 +1,64 @@
+"""A torch network in use: pictures in, pictures out, whatever tensors it works on.
+
+Never here: sizes that the network does not take (stylize/feedforward.py), files other than checkpoints (export/runtime.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.errors import NetworkError
+from compress.image_format import Run
+from compress.memory import is_exhausted
+from compress.spec import ModelSpec
+
+
+def run_of_network(module: nn.Module, spec: ModelSpec) -> Run:
+    """`run(pixels (N, H, W, 3), RGB 0..255) -> the same`, through `module` where it lies, without gradients.
+
+    Raises NetworkError when the spec does not say how a picture goes in and comes out; so does `run` for a size that the
+    network refuses, or when what comes out is no picture.
+    """
+    given = next((index for index, form in enumerate(spec.outputs) if form), None)
+    if len(spec.inputs) != 1 or spec.inputs[0] is None or given is None:
+        raise NetworkError(
+            f"{spec.network} does not say how a picture goes in and comes out",
+            "--image-format says it; a network without pictures, such as a classifier, cannot be used here",
+        )
+    taken, made = spec.inputs[0], spec.outputs[given]
+    assert made is not None
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+
+    def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        tensor = torch.from_numpy(np.ascontiguousarray(taken.encode(pixels).transpose(0, 3, 1, 2))).to(device)
+        result = _picture(_forward(module, tensor, spec), given, spec)
+        return made.decode(result.permute(0, 2, 3, 1).float().cpu().numpy())
+
+    return run
+
+
+def _forward(module: nn.Module, tensor: Tensor, spec: ModelSpec) -> Any:
+    try:
+        with torch.inference_mode():
+            return module(tensor)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_exhausted(error):
+            raise
+        height, width = tensor.shape[2:]
+        raise NetworkError(
+            f"{spec.network} does not run on a picture of {height}x{width}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _picture(result: Any, index: int, spec: ModelSpec) -> Tensor:
+    results = result if isinstance(result, (tuple, list)) else [result]
+    picture = results[index] if index < len(results) else None
+    if not isinstance(picture, Tensor) or picture.ndim != 4 or picture.shape[1] != 3:
+        found = f"a tensor of shape {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"a {type(result).__name__}"
+        raise NetworkError(f"{spec.network} gives {found}, which is no picture (N, 3, H, W)")
+    return picture
