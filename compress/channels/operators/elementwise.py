@@ -1,0 +1,139 @@
+"""Operators that work on every number by itself: activations, arithmetic, comparisons. Their inputs' channels become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from compress.channels.labels import FIXED, Array
+from compress.channels.operators import handles
+from compress.channels.steps import Evaluate, Tensors
+from compress.channels.walk import Arguments, Walk, is_data, op_of, shape_of
+
+SAME = (
+    "contiguous", "clone", "detach", "alias", "lift_fresh_copy",
+    "dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout",
+)  # fmt: skip
+POINTWISE = (
+    "abs", "acos", "acosh", "add", "addcdiv", "addcmul", "asin", "asinh", "atan", "atan2", "atanh", "bitwise_and",
+    "bitwise_not", "bitwise_or", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "copysign", "cos", "cosh",
+    "div", "divide", "elu", "eq", "erf", "erfc", "exp", "exp2", "expm1", "float_power", "floor", "floor_divide", "fmod",
+    "frac", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hypot", "le",
+    "leaky_relu", "lerp", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "logit", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mish", "mul", "multiply",
+    "nan_to_num", "ne", "neg", "negative", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt",
+    "rsub", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "sub",
+    "subtract", "tan", "tanh", "threshold", "true_divide", "trunc", "where", "xlogy",
+)  # fmt: skip
+_WRITES = {"add": "shift", "sub": "shift", "subtract": "shift", "mul": "scale", "multiply": "scale"}
+
+
+@handles(*SAME, "to", "_to_copy", "type_as")
+def same(walk: Walk, node: Node, arguments: Arguments) -> None:
+    """The tensor itself, in another place or precision; random when it drops, and then no constant is known."""
+    source = arguments.get("input", arguments.get("self"))
+    if not node.meta["val"].is_floating_point() or not source.meta["val"].is_floating_point():
+        walk.opaque(node)
+        return
+    drops = bool(arguments.get("train", False)) and float(arguments.get("p", 0)) > 0
+    walk.channelwise(node, [source], walk.look(source), _nothing if drops else _itself)
+
+
+@handles(*POINTWISE)
+def pointwise(walk: Walk, node: Node, arguments: Arguments) -> None:
+    if op_of(node) in ("max", "min") and ("dim" in arguments or arguments.get("other") is None):
+        walk.opaque(node, f"{op_of(node)} compares channels")
+        return
+    operands = list(dict.fromkeys(value for value in arguments.values() if isinstance(value, Node) and is_data(value)))
+    labels = merged(walk, node, operands)
+    role = _WRITES.get(op_of(node))
+    for operand in operands:
+        if operand.name in walk.data and role and len(operands) > 1:
+            for axis, size in enumerate(walk.look(operand).shape):
+                if size > 1:
+                    walk.role(operand, axis, role)
+    walk.channelwise(node, operands, labels, _apply(node, arguments, operands))
+
+
+@handles("prelu")
+def prelu(walk: Walk, node: Node, arguments: Arguments) -> None:
+    source, weight = arguments["self"], arguments["weight"]
+    labels = walk.look(source)
+    name = walk.data.get(weight.name)
+    if name is None:
+        walk.opaque(node)
+        return
+    if walk.tensors[name].numel() > 1:
+        walk.labels.tie(walk.axis(name, 0), labels.ravel() if labels.size > 1 else np.full(1, FIXED), walk.why(source))
+    rank = len(shape_of(node))
+
+    def evaluate(values: Sequence[Array], tensors: Tensors) -> Array:
+        slope = tensors[name].detach().double().numpy().reshape((1, -1) + (1,) * (rank - 2))
+        return np.where(values[0] > 0, values[0], slope * values[0])
+
+    walk.channelwise(node, [source], labels, evaluate)
+
+
+def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
+    """Tie the operands' channels where they meet, and return the output's labels."""
+    rank = len(shape_of(node))
+    padded = [_padded(walk.look(operand), rank) for operand in operands]
+    sizes = [(1,) * (rank - len(shape_of(operand))) + shape_of(operand) for operand in operands]
+    network = [n for n, operand in enumerate(operands) if operand.name not in walk.data] or list(range(len(operands)))
+    along = [axis for axis in range(rank) if any(padded[n].shape[axis] > 1 for n in network)]
+    labels = np.full((1,) * rank, FIXED)
+    for n, operand in enumerate(operands):
+        here = padded[n]
+        if any(here.shape[axis] > 1 and axis not in along for axis in range(rank)):
+            walk.labels.pin(here, f"{walk.data.get(operand.name, operand.name)} does not lie along channels")
+            continue
+        if any(sizes[n][axis] > 1 and here.shape[axis] == 1 for axis in along):
+            here = np.full([sizes[n][axis] if axis in along else 1 for axis in range(rank)], FIXED)
+        if here.size == 1:
+            continue
+        if labels.size > 1:
+            walk.labels.tie(labels, here, walk.why(*operands))
+        shape = np.broadcast_shapes(labels.shape, here.shape)
+        labels = np.broadcast_to(here if (labels < 0).all() else labels, shape)
+    return labels
+
+
+def _padded(labels: Array, rank: int) -> Array:
+    return labels.reshape((1,) * (rank - labels.ndim) + labels.shape)
+
+
+def _apply(node: Node, arguments: Arguments, operands: Sequence[Node]) -> Evaluate:
+    """The operator itself on the constants, in float64; unknown wherever an input is, but that zero times anything is zero."""
+    target: Any = node.target
+    multiplies = op_of(node) in ("mul", "multiply") and len(operands) == 2
+    booleans = [operand.meta["val"].dtype == torch.bool for operand in operands]
+    positional = [argument.name for argument in target._schema.arguments if not argument.kwarg_only]
+
+    def evaluate(values: Sequence[Array], tensors: Tensors) -> Array:
+        known = dict(zip(operands, map(_tensor, values, booleans), strict=True))
+        call = {name: known.get(value, value) if isinstance(value, Node) else value for name, value in arguments.items()}
+        keywords = {name: value for name, value in call.items() if name not in positional}
+        found = target(*(call[name] for name in positional), **keywords).double().numpy()
+        unknown = np.isnan(np.broadcast_arrays(np.zeros(found.shape), *values)[1:]).any(axis=0)
+        zero = (values[0] == 0) | (values[1] == 0) if multiplies else False
+        return np.where(zero, 0.0, np.where(unknown, np.nan, found))
+
+    return evaluate
+
+
+def _tensor(values: Array, boolean: bool) -> Tensor:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return torch.nan_to_num(tensor).bool() if boolean else tensor
+
+
+def _itself(values: Sequence[Array], tensors: Tensors) -> Array:
+    return values[0]
+
+
+def _nothing(values: Sequence[Array], tensors: Tensors) -> Array:
+    return np.full(values[0].shape, np.nan)

@@ -1,0 +1,180 @@
+"""Operators whose output channels mix all input channels (of a group): convolutions, transposed convolutions, linear layers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.fx import Node
+
+from compress.channels.labels import FIXED, Array
+from compress.channels.operators import handles
+from compress.channels.steps import Linear
+from compress.channels.walk import Arguments, Balance, Walk, module_of, op_of, shape_of
+
+
+@dataclass(frozen=True)
+class Window:
+    """How the taps of a convolution lie over the picture, one number a spatial axis."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    before: tuple[int, ...]  # rows of zeros added at the start
+    after: tuple[int, ...]
+
+    def inside(self) -> tuple[bool, ...]:
+        """For each tap, row-major: does it meet the picture, and not the zeros around it, at every output pixel of every size."""
+        along = [
+            [before <= tap * dilation <= dilation * (kernel - 1) - after for tap in range(kernel)]
+            for kernel, dilation, before, after in zip(self.kernel, self.dilation, self.before, self.after, strict=True)
+        ]
+        return tuple(all(taps) for taps in itertools.product(*along))
+
+
+@handles("conv1d", "conv2d", "conv3d")
+def convolution(walk: Walk, node: Node, arguments: Arguments) -> None:
+    source, weight = arguments["input"], arguments["weight"]
+    if weight.name not in walk.data:
+        walk.opaque(node, "its convolution computes its own weights")
+        return
+    kernel = shape_of(weight)[2:]
+    stride, dilation = (_spread(arguments[name], len(kernel)) for name in ("stride", "dilation"))
+    before, after = _padding(arguments["padding"], kernel, dilation)
+    while source.name in walk.zero_pads:  # read what the pad pads: then its constants can still be merged
+        source, extra = walk.zero_pads[source.name]
+        before = tuple(n + extra[2 * (len(kernel) - 1 - axis)] for axis, n in enumerate(before))
+        after = tuple(n + extra[2 * (len(kernel) - 1 - axis) + 1] for axis, n in enumerate(after))
+    window = Window(kernel, stride, dilation, before, after)
+    groups = int(arguments["groups"])
+    positions = int(np.prod(shape_of(node)[-len(kernel) :])) * _batch(node, len(kernel))
+    call = _Call(
+        source, weight, arguments["bias"], groups, False, window.inside(), positions, len(shape_of(node)) - len(kernel) - 1
+    )
+    mix(walk, node, call)
+
+
+@handles("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed(walk: Walk, node: Node, arguments: Arguments) -> None:
+    """A constant does not pass through: pixels near the border, and between strides, meet fewer taps."""
+    source, weight = arguments["input"], arguments["weight"]
+    if weight.name not in walk.data:
+        walk.opaque(node, "its convolution computes its own weights")
+        return
+    kernel = shape_of(weight)[2:]
+    pointwise = all(n == 1 for n in (*kernel, *_spread(arguments["stride"], 1))) and not any(_spread(arguments["padding"], 1))
+    pointwise = pointwise and not any(_spread(arguments["output_padding"], 1))
+    inside = (pointwise,) * int(np.prod(kernel))
+    positions = int(np.prod(shape_of(source)[-len(kernel) :])) * _batch(source, len(kernel))
+    channels = len(shape_of(node)) - len(kernel) - 1
+    mix(walk, node, _Call(source, weight, arguments["bias"], int(arguments["groups"]), True, inside, positions, channels))
+
+
+@handles("linear")
+def linear(walk: Walk, node: Node, arguments: Arguments) -> None:
+    source, weight = arguments["input"], arguments["weight"]
+    if weight.name not in walk.data or len(shape_of(weight)) != 2:
+        walk.opaque(node, "its linear layer computes its own weights")
+        return
+    labels, last = walk.look(source), len(shape_of(source)) - 1
+    if labels.size > 1 and labels.shape[last] == 1:
+        walk.opaque(node, "a linear layer over space")
+        return
+    positions = int(np.prod(shape_of(node)[:-1]))
+    mix(walk, node, _Call(source, weight, arguments["bias"], 1, False, (True,), positions, last))
+
+
+@handles("matmul", "mm", "bmm")
+def matmul(walk: Walk, node: Node, arguments: Arguments) -> None:
+    left = arguments["self"]
+    walk.opaque(node, macs=int(np.prod(shape_of(node))) * shape_of(left)[-1])
+
+
+@dataclass(frozen=True)
+class _Call:
+    """`channels`: the axis of the output that holds them (and of the input)."""
+
+    source: Node
+    weight: Node
+    bias: Node | None
+    groups: int
+    transposed: bool
+    inside: tuple[bool, ...]
+    positions: int
+    channels: int
+
+
+def mix(walk: Walk, node: Node, call: _Call) -> None:
+    """Bind weight and bias, tie the input, and note the step. Its output's channels are the weight's rows."""
+    name = walk.data[call.weight.name]
+    shape = shape_of(call.weight)
+    if call.bias is not None and call.bias.name not in walk.data:
+        walk.opaque(node, "its convolution computes its own bias")
+        return
+    if walk.groups.setdefault(name, call.groups) != call.groups:
+        walk.opaque(node, "a weight used with different groups")
+        return
+    rows, columns = walk.axis(name, 0), walk.axis(name, 1, shape[1] * call.groups)
+    out, into = (columns, rows) if call.transposed else (rows, columns)
+    walk.role(call.weight, 1 if call.transposed else 0, "weight")
+    walk.role(call.weight, 0 if call.transposed else 1, "into")
+    walk.labels.tie(into, _along(walk.look(call.source), len(into)), walk.why(call.source))
+    bias = None
+    if call.bias is not None:
+        bias = walk.data[call.bias.name]
+        walk.role(call.bias, 0, "bias")
+        walk.labels.tie(walk.axis(bias, 0), out, "tied to channels that cannot go")
+    _groups(walk, out, into, call.groups)
+    labels = out.reshape([-1 if axis == call.channels else 1 for axis in range(len(shape_of(node)))])
+    step = Linear(
+        node.name, op_of(node), module_of(node), (call.source.name,), name, bias, call.groups, call.transposed,
+        len(out), len(into), call.inside, call.positions, _owner(walk, name),
+    )  # fmt: skip
+    walk.add(node, step, [] if bias or len(out) > 1 else [call.source], labels)
+
+
+def _groups(walk: Walk, out: Array, into: Array, groups: int) -> None:
+    """Depthwise: each input channel goes with its outputs. Grouped: the groups stay equal, or go whole."""
+    if groups == 1:
+        return
+    if len(into) == groups:
+        walk.labels.tie(np.repeat(into, len(out) // groups), out, "tied to channels that cannot go")
+        return
+    first = len(walk.balances)
+    why = "groups of a convolution stay equal"
+    walk.balances.append(Balance(into.reshape(groups, -1), first + 1, why))
+    walk.balances.append(Balance(out.reshape(groups, -1), first, why))
+
+
+def _along(labels: Array, count: int) -> Array:
+    return labels.ravel() if labels.size == count else np.full(count, FIXED)
+
+
+def _owner(walk: Walk, weight: str) -> str | None:
+    """The module that holds the weight, when it is of a kind whose forward uses `self.bias`."""
+    module, _, local = weight.rpartition(".")
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+    return module if local == "weight" and isinstance(walk.modules.get(module), kind) else None
+
+
+def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if padding == "valid":
+        padding = 0
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        return tuple(n // 2 for n in total), tuple(n - n // 2 for n in total)
+    return _spread(padding, len(kernel)), _spread(padding, len(kernel))
+
+
+def _spread(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * count if len(values) == 1 else values
+
+
+def _batch(node: Node, spatial: int) -> int:
+    shape = shape_of(node)
+    return shape[0] if len(shape) == spatial + 2 else 1

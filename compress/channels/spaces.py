@@ -1,0 +1,162 @@
+"""From single channels to spaces: channels that lie in the same places of the network are one space, with a name and its tensors.
+
+Never here: operators, weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.channels.labels import Array
+from compress.channels.walk import Balance, Walk
+
+WRITERS = ("weight", "bias", "scale", "shift")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where the channels of a space lie along one axis of one tensor of the module.
+
+    `index` (width, k): for each channel of the space, its k positions along the axis (k > 1 after a flatten, before a pixel
+    shuffle, behind a depthwise multiplier). With `groups` > 1 and axis 1, positions count through all groups: position p
+    belongs to the rows (axis 0) of group p // size and is its column p % size. `role`: weight, bias, scale, shift write
+    the channels; into reads them; mean, variance, other follow them.
+    """
+
+    tensor: str
+    axis: int
+    index: Tensor = field(repr=False)
+    role: str
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ChannelSpace:
+    """Channels that must stay aligned. `name`: of the first module that writes them. `reason`: why not, when not `prunable`.
+
+    `group`: the space is laid out as so many blocks of equal length, one after the other (block b begins at channel
+    b * width / group), and the same number must go from each: groups of a convolution, halves of a chunk. 1 nearly always.
+    """
+
+    name: str
+    width: int
+    prunable: bool
+    reason: str | None
+    group: int
+    writers: tuple[Binding, ...]
+    readers: tuple[Binding, ...]
+    followers: tuple[Binding, ...]
+    units: Array = field(repr=False)
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        return (*self.writers, *self.readers, *self.followers)
+
+
+def assemble(
+    walk: Walk,
+    axes: Mapping[tuple[str, int], Array],
+    labels: Mapping[str, Array],
+    balances: Sequence[Balance],
+    reasons: Sequence[str | None],
+) -> tuple[Array, tuple[ChannelSpace, ...]]:
+    """The class of each unit (units that share all places), and the spaces that weights write."""
+    count = len(reasons)
+    classes = _joined(_classes(count, [*axes.values(), *labels.values()]), [b.blocks for b in balances])
+    order, group, uneven = _layout(classes, balances, count)
+    bindings = _bindings(walk, axes, classes, order)
+    spaces: list[ChannelSpace] = []
+    taken: set[str] = set()
+    for number, found in bindings.items():
+        if not any(binding.role == "weight" for binding in found):
+            continue
+        units = order[number]
+        reason = next((reasons[unit] for unit in units if reasons[unit]), uneven.get(number))
+        if reason is None and group[number] == len(units):
+            reason = "one channel a group"
+        name = _name(found, len(units), taken, walk)
+        taken.add(name)
+        writers = tuple(b for b in found if b.role in WRITERS)
+        readers = tuple(b for b in found if b.role == "into")
+        others = tuple(b for b in found if b.role not in (*WRITERS, "into"))
+        spaces.append(ChannelSpace(name, len(units), reason is None, reason, group[number], writers, readers, others, units))
+    return classes, tuple(spaces)
+
+
+def _classes(count: int, places: Sequence[Array]) -> Array:
+    """Units with the same multiset of places get the same class: a sum of one random number a place tells them apart."""
+    random = np.random.default_rng(0)
+    signature = np.zeros(count, np.uint64)
+    for place in places:
+        units = place[place >= 0].ravel()
+        np.add.at(signature, units, random.integers(2**64, size=1, dtype=np.uint64))
+    return _in_order(np.unique(signature, return_inverse=True)[1])
+
+
+def _joined(classes: Array, blocks: Sequence[Array]) -> Array:
+    """Classes that lie in one set of blocks are one: they are cut together."""
+    root = np.arange(classes.max(initial=-1) + 1)
+    for found in blocks:
+        members = np.unique(root[classes[found[found >= 0]]])
+        if len(members) > 1:
+            root[np.isin(root, members)] = members[0]
+    return _in_order(root[classes])
+
+
+def _in_order(classes: Array) -> Array:
+    """Renumbered by first unit."""
+    _, first, inverse = np.unique(classes, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def _layout(classes: Array, balances: Sequence[Balance], count: int) -> tuple[list[Array], list[int], dict[int, str]]:
+    """For each class its units, block after block; the number of blocks; why those whose blocks are not of equal length stay."""
+    cells = np.zeros(count, int)
+    for balance in balances:
+        block = np.full(count, len(balance.blocks))
+        for number, units in enumerate(balance.blocks):
+            block[units[units >= 0]] = number
+        cells = np.unique(np.stack([cells, block]), axis=1, return_inverse=True)[1].ravel()
+    sorting = np.lexsort((np.arange(count), cells, classes))
+    order = np.split(sorting, np.cumsum(np.bincount(classes))[:-1]) if count else []
+    group, uneven = [], {}
+    for number, units in enumerate(order):
+        lengths = np.unique(cells[units], return_counts=True)[1]
+        group.append(len(lengths) if len(set(lengths)) == 1 else 1)
+        if len(set(lengths)) > 1:
+            uneven[number] = "its groups are not of equal length"
+    return order, group, uneven
+
+
+def _bindings(
+    walk: Walk, axes: Mapping[tuple[str, int], Array], classes: Array, order: Sequence[Array]
+) -> dict[int, list[Binding]]:
+    place = np.zeros(len(classes), int)
+    for units in order:
+        place[units] = np.arange(len(units))
+    found: dict[int, list[Binding]] = {}
+    for (tensor, axis), units in axes.items():
+        tracked = np.flatnonzero(units >= 0)
+        for number in dict.fromkeys(classes[units[tracked]].tolist()):
+            positions = tracked[classes[units[tracked]] == number]
+            positions = positions[np.argsort(place[units[positions]], kind="stable")]
+            index = torch.from_numpy(positions.reshape(len(order[number]), -1))
+            role, groups = walk.roles.get((tensor, axis), "other"), walk.groups.get(tensor, 1)
+            found.setdefault(number, []).append(Binding(tensor, axis, index, role, groups))
+    return dict(sorted(found.items()))
+
+
+def _name(bindings: Sequence[Binding], width: int, taken: set[str], walk: Walk) -> str:
+    """The module of the first weight that writes the space; with the range of its rows when it writes several."""
+    first = next(binding for binding in bindings if binding.role == "weight")
+    module = first.tensor.rpartition(".")[0] or first.tensor
+    whole = walk.tensors[first.tensor].shape[first.axis] * (first.groups if first.axis == 1 else 1)
+    rows = first.index.flatten()
+    if len(rows) == whole and module not in taken:
+        return module
+    return f"{module}[{int(rows.min())}:{int(rows.max()) + 1}]" + ("" if f"{module}[{int(rows.min())}" not in taken else "'")
