@@ -28,7 +28,7 @@ def check(talk: Talk, paths: tuple[Path, ...], file: Path, update: bool, **_: An
     """Hold exported files and their measurements against limits on bytes, parity and structure.
 
     DIR is what `compress export` wrote, with the records of `compress bench` in it, if any; RECORDS is one such file of records,
-    beside the exported files. A file that the budget names and that is not there is a failure. Exit code 3 when anything is broken.
+    beside the exported files. A file that the budget names and that is not there is a failure. Exit code 3: a limit is broken.
     """
     from android_bench.budget import entry_of, limits_from
     from android_bench.budget_file import read_budget, update_budget
