@@ -45,6 +45,17 @@ class CompressError(Exception):
         return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
 
 
+class _DocumentError(CompressError):
+    """`document`: what was made or checked; it stands beside the error in `--json`, so that a machine sees all of it."""
+
+    def __init__(self, message: str, hint: str | None = None, document: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.document = dict(document or {})
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.document, **super().to_json()}
+
+
 class UsageError(CompressError):
     kind = "usage"
     exit_code = 2
@@ -86,7 +97,7 @@ class ParityError(CompressError):
     kind = "parity"
 
 
-class ConversionError(CompressError):
+class ConversionError(_DocumentError):
     kind = "conversion"
 
 
@@ -102,18 +113,9 @@ class BudgetFileError(CompressError):
     kind = "budget-file"
 
 
-class BudgetError(CompressError):
-    """`document`: what was checked; it stands beside the error in `--json`, so that a machine sees every broken limit."""
-
+class BudgetError(_DocumentError):
     kind = "budget"
     exit_code = 3
-
-    def __init__(self, message: str, hint: str | None = None, document: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message, hint)
-        self.document = dict(document or {})
-
-    def to_json(self) -> dict[str, Any]:
-        return {**self.document, **super().to_json()}
 
 
 def require(package: str, extra: str) -> None:
