@@ -183,7 +183,7 @@ def _read_pickle(path: Path) -> Any:
             if not calls:
                 raise CheckpointError(f"{path} is a damaged or foreign pickle: not read") from error
             raise CheckpointError(
-                f"{path} is a pickle that wants to run {calls[0]}: not read",
+                f"{path} is a pickle that wants to run {', '.join(calls[:5])}: not read",
                 "save its state_dict() with torch.save and give that",
             ) from error
 
