@@ -93,7 +93,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(written: Path, checkpoint: Che
 
 
 def test_the_same_bytes_in_another_process_with_another_hash_seed(written: Path, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from compress.checkpoint import *; write(Path(sys.argv[2]), read(Path(sys.argv[1])))"
+    code = "import sys; from compress.checkpoint import *; write(Path(sys.argv[2]), read(Path(sys.argv[1])))"
     for seed in ("1", "2"):
         output = tmp_path / seed
         subprocess.run([sys.executable, "-c", code, written, output], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
