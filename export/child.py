@@ -23,12 +23,13 @@ _ROOT = Path(__file__).parent.parent
 
 
 class ChildError(Exception):
-    """A child that failed: `reason` in one line, `log` all that it said."""
+    """A child that failed: `reason` in one line, `log` all that it said, `is_hang` when its time was up."""
 
-    def __init__(self, reason: str, log: str) -> None:
+    def __init__(self, reason: str, log: str, is_hang: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.log = log
+        self.is_hang = is_hang
 
 
 def module(name: str) -> list[str]:
@@ -72,7 +73,7 @@ def run(arguments: Sequence[str], folder: Path, seconds: float) -> str:
         return said
     if "No space left on device" in said:
         raise OutputError(f"no space left on the disk for {folder}", "free some, or name another folder in TMPDIR")
-    raise ChildError(_reason(code, said, seconds), said)
+    raise ChildError(_reason(code, said, seconds), said, is_hang=code is None)
 
 
 def _reason(code: int | None, said: str, seconds: float) -> str:

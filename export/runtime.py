@@ -68,6 +68,11 @@ def load(path: Path, threads: int | None = None) -> Runner:
     return OnnxRunner(path, threads) if kind == "onnx" else TfliteRunner(path, threads)
 
 
+def load_graph(graph: bytes, name: str = "the graph") -> Runner:
+    """A serialised ONNX graph that is no file yet. Raises ArtifactError, MissingToolError."""
+    return OnnxRunner(Path(name), len(os.sched_getaffinity(0)), graph)
+
+
 def kind_of(path: Path) -> str:
     """`onnx` or `tflite`, by the suffix. Raises ArtifactError."""
     suffix = Path(path).suffix.lower()
@@ -81,7 +86,7 @@ class OnnxRunner:
 
     signature: str | None = None
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, graph: bytes | None = None) -> None:
         require("onnxruntime", "export")
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -94,7 +99,7 @@ class OnnxRunner:
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
         with _said(path, "is no ONNX file that ONNX Runtime can open", self._errors):
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
         self.inputs = tuple(map(_onnx_port, self._session.get_inputs()))
         self.outputs = tuple(map(_onnx_port, self._session.get_outputs()))
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 
 from compress.errors import require
 from export import child
+from export.parity import Sample
 from export.variants import Variant
 
 PACKAGES = ("onnx2tf", "tensorflow")
 COMMAND = child.module("export.tflite")
 SIGNATURE = "serving_default"
-Sample = Mapping[str, NDArray[Any]]  # input name -> array, laid out as in the ONNX file
 
 
 @dataclass(frozen=True)

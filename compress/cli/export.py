@@ -1,0 +1,136 @@
+"""`compress export`: a network or an .onnx file becomes .onnx and .tflite files, each executed and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from compress.cli.common import PATH, SIZE, Talk, command, net_options, open_net, output_option
+
+if TYPE_CHECKING:
+    from compress.networks.load import NetOptions
+    from export.artifact import Parity
+    from export.export import Made, Report
+    from export.source import Source
+
+
+@command(
+    example="""
+    compress export small.safetensors -o build/
+    compress export candy.pth -o build/ --variants fp32,dynamic,int8 --size 256 --size 480x640 --calibration photos/
+    compress export foreign.onnx -o build/ --image-format 0..1 --json
+    """
+)
+@net_options
+@click.argument("file", type=PATH, metavar="NET|FILE.onnx")
+@output_option("Folder for the .onnx, the .tflite files and their cards.")
+@click.option("--variants", metavar="LIST", help="Of fp32,fp16,dynamic,int8.  [default: all; int8 only with --calibration]")
+@click.option("--size", "sizes", type=SIZE, multiple=True, help="Height and width; once a size.  [default: the network's own]")
+@click.option("--calibration", type=PATH, help="Folder of photos: for int8, and to compare on.")
+@click.option("--target", type=click.Choice(["cpu", "gpu", "npu"]), default="cpu", show_default=True, help="What to rewrite for.")
+@click.option("--strip/--no-strip", default=True, help="Remove dead channels first.  [default: strip]")
+@click.option("--timeout", type=click.FloatRange(1, 86400), default=1800, show_default=True, help="Seconds for a conversion.")
+def export(
+    talk: Talk,
+    net: NetOptions,
+    file: Path,
+    output: Path,
+    variants: str | None,
+    sizes: tuple[tuple[int, int], ...],
+    calibration: Path | None,
+    force: bool,
+    seed: int,
+    **options: Any,
+) -> dict[str, Any]:
+    """Make ONNX and TFLite files of a network, run each, and show how far each stage is from the network as given.
+
+    Without --calibration the stages are compared on synthetic pictures. A variant that does not run is not kept, and the exit
+    code is 1.
+    """
+    from compress.errors import ConversionError
+    from compress.files import check_folder
+    from export import variants as table
+    from export.export import ExportConfig, check_tools
+    from export.export import export as run
+
+    default = ",".join(name for name, row in table.VARIANTS.items() if calibration or not row.calibrated)
+    rows = table.parse(variants if variants is not None else default)
+    config = ExportConfig(rows, options["target"], calibration, seed, force, options["timeout"])
+    check_folder(output)
+    check_tools()
+    report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
+    document = _document(report)
+    _show(talk, report)
+    lost = [made for made in report.made if made.problem]
+    if lost:
+        raise ConversionError("; ".join(f"{one.variant} at {_size(one)}: {one.problem}" for one in lost), None, document)
+    return document
+
+
+def _source(talk: Talk, file: Path, net: NetOptions, sizes: tuple[tuple[int, int], ...], strip: bool) -> Source:
+    from export import source
+
+    if file.suffix.lower() == ".onnx":
+        return source.from_onnx(file, sizes, net.image_format)
+    return source.from_network(file, open_net(file, net, talk), sizes, strip)
+
+
+def _show(talk: Talk, report: Report) -> None:
+    for (height, width), stages in report.stages.items():
+        rows = [(stage.stage, *_numbers(stage)) for stage in stages]
+        title = f"{height}x{width}, against the network as given, {report.pictures}"
+        talk.table(("stage", "max", "mean", "PSNR"), rows, title=title)
+    files = [(one.artifact.path.name, f"{one.artifact.card.bytes:,}", f"{one.artifact.card.deflate_bytes:,}")
+             for one in report.made if one.artifact]  # fmt: skip
+    talk.table(("file", "bytes", "deflated"), files)
+    for one in report.made:
+        if one.is_far:
+            talk.warn(f"{one.variant} at {_size(one)} runs, but is far from the network: {_numbers(one.parity)[2]}")
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "onnx": {"path": str(report.onnx.path), "bytes": report.onnx.card.bytes, "parity": _parity(report.onnx.card.own_parity)},
+        "pictures": report.pictures,
+        "artifacts": [
+            {
+                "path": str(one.artifact.path) if one.artifact else None,
+                "variant": one.variant,
+                "size": list(one.size),
+                "bytes": one.artifact.card.bytes if one.artifact else None,
+                "runs": one.problem or True,
+                "parity": _parity(one.parity),
+            }
+            for one in report.made
+        ],
+        "stages": [
+            {"size": list(size), "stage": stage.stage, **(_parity(stage) or {})}
+            for size, stages in report.stages.items()
+            for stage in stages
+        ],
+    }
+
+
+def _parity(parity: Parity | None) -> dict[str, Any] | None:
+    if parity is None:
+        return None
+    return {
+        "max_abs": parity.max_abs,
+        "mean_abs": parity.mean_abs,
+        "psnr_db": parity.psnr_db,
+        "relative": parity.relative,
+        "unit": parity.unit,
+    }
+
+
+def _numbers(parity: Parity | None) -> tuple[str, str, str]:
+    assert parity is not None
+    same = "identical" if parity.max_abs == 0 else f"{parity.relative:.1e} of range"
+    psnr = f"{parity.psnr_db:.1f} dB" if parity.psnr_db is not None else same
+    return f"{parity.max_abs:.3g}", f"{parity.mean_abs:.3g}", psnr
+
+
+def _size(one: Made) -> str:
+    return f"{one.size[0]}x{one.size[1]}"

@@ -1,0 +1,182 @@
+"""Ask the converter until what comes out is right: quickly first, and more carefully when the quick result is wrong.
+
+The judge is the file that was made, executed on real samples against the network as given, not the converter's own word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from compress.errors import ConversionError, MissingToolError, ParityError
+from export import child, parity, runtime, tflite
+from export.artifact import Parity, Port
+from export.parity import Outputs, Sample, Yardstick
+from export.samples import InputSpec
+from export.tflite import Failure
+from export.variants import REFERENCE, VARIANTS, Variant
+
+
+@dataclass(frozen=True)
+class Way:
+    """One manner of asking. `shapes`: leave the shapes of inner values in the graph. `strict`: the converter's slow mode."""
+
+    name: str
+    shapes: bool
+    strict: bool
+
+
+# With shapes inside the graph the converter lays sums out as ONNX has them, with a transpose before and after each; without
+# them, it may not know what to do.
+WAYS = (Way("quick", False, False), Way("quick, with shapes", True, False), Way("strict", True, True))
+
+
+@dataclass(frozen=True)
+class Request:
+    """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it."""
+
+    graph: onnx.ModelProto
+    inputs: Sequence[InputSpec]
+    outputs: Sequence[str]
+    variants: Sequence[Variant]
+    calibration: Sequence[Sample]
+    seconds: float
+
+    @property
+    def names(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The signature's names: graph's input -> its name, and the outputs in order."""
+        taken: list[str] = []
+        for name in (*(spec.name for spec in self.inputs), *self.outputs):
+            taken.append(tflite.signature_name(name, taken))
+        count = len(self.inputs)
+        return dict(zip((spec.name for spec in self.inputs), taken, strict=False)), tuple(taken[count:])
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A file that ran: its ports in the network's order, what executed it, and its outputs laid out as the network's."""
+
+    path: Path
+    engine: str
+    signature: str | None
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    results: tuple[Outputs, ...]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """`made`: variant -> what ran, or why there is nothing. `reference`: parity of the fp32 file. `way`: what it took."""
+
+    made: Mapping[str, Ran | Failure]
+    reference: Parity
+    way: Way
+
+
+def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
+    """Make and run every variant in `folder`.
+
+    Raises ConversionError (what the converter said is in its `__cause__`) or ParityError when no way gives a right fp32 file.
+    """
+    problem: ConversionError | ParityError | None = None
+    for index, way in enumerate(WAYS):
+        place = folder / str(index)
+        place.mkdir()
+        try:
+            files = tflite.convert(_job(request, way), place)
+            first = _ran(request, files[REFERENCE], yardstick)
+        except child.ChildError as error:
+            if error.reason.startswith("ModuleNotFoundError"):
+                raise MissingToolError(
+                    f"the converter lacks a package: {error.reason}", "pip install 'mobile-compress[export]'"
+                ) from error
+            problem = ConversionError(f"the converter {_as_verb(error.reason)}")
+            problem.__cause__ = error
+            if error.is_hang:
+                break
+            continue
+        if isinstance(first, Failure):
+            problem = ConversionError(f"the converter made no fp32 file that runs: {first.reason}")
+            problem.__cause__ = child.ChildError(first.reason, first.log)
+            continue
+        try:
+            reference = yardstick.hold("tflite fp32", first.results)
+        except ParityError as error:
+            problem = error
+            continue
+        made = {
+            row.name: first if row.name == REFERENCE else _ran(request, files[row.name], yardstick) for row in request.variants
+        }
+        return Conversion(made, reference, way)
+    assert problem is not None
+    raise problem
+
+
+def _job(request: Request, way: Way) -> tflite.Job:
+    graph = onnx.ModelProto()
+    graph.CopyFrom(request.graph)
+    if not way.shapes:
+        del graph.graph.value_info[:]
+    inputs, outputs = request.names
+    return tflite.Job(
+        onnx=graph.SerializeToString(),
+        inputs=tuple(inputs.values()),
+        outputs=outputs,
+        variants=tuple(row for row in VARIANTS.values() if row in request.variants or row.name == REFERENCE),
+        calibration=[{inputs[name]: array for name, array in sample.items()} for sample in request.calibration],
+        strict=way.strict,
+        seconds=request.seconds,
+    )
+
+
+def _ran(request: Request, made: Path | Failure, yardstick: Yardstick) -> Ran | Failure:
+    """Execute a file on every sample, in a process of its own."""
+    if isinstance(made, Failure):
+        return made
+    inputs, outputs = request.names
+    samples = [{inputs[name]: _as_file(array) for name, array in sample.items()} for sample in yardstick.samples]
+    try:
+        seen = runtime.run_apart(made, samples, request.seconds)
+    except child.ChildError as error:
+        return Failure(error.reason, error.log)
+    ports_in, ports_out = ({port.name: port for port in ports} for ports in (seen.inputs, seen.outputs))
+    order = [list(ports_out).index(name) for name in outputs]
+    try:
+        results = tuple(
+            [_as_given(result[place], np.shape(given[n])) for n, place in enumerate(order)]
+            for result, given in zip(seen.results, yardstick.given, strict=True)
+        )
+    except ValueError as error:
+        return Failure(str(error), "")
+    if not parity.is_finite(results):
+        return Failure("it gives NaN or infinite values", "")
+    taken = tuple(
+        replace(ports_in[inputs[spec.name]], format=spec.format if spec.is_picture else None) for spec in request.inputs
+    )
+    given_ports = tuple(replace(ports_out[name], format=form) for name, form in zip(outputs, yardstick.formats, strict=True))
+    return Ran(made, seen.engine, seen.signature, taken, given_ports, results)
+
+
+def _as_file(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A TFLite file has channels last where a tensor has four axes; others stay as they are."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)) if array.ndim == 4 else array
+
+
+def _as_given(array: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The file's output, laid out as the network's. Raises ValueError when no reading of its axes gives `shape`."""
+    if array.ndim == 4:
+        array = array.transpose(0, 3, 1, 2)
+    elif array.ndim > 2 and array.shape != shape:
+        array = np.moveaxis(array, -1, 1)
+    if array.shape != shape:
+        raise ValueError(f"its output is {'x'.join(map(str, array.shape))}, the network's {'x'.join(map(str, shape))}")
+    return array
+
+
+def _as_verb(reason: str) -> str:
+    return reason if reason.startswith(("crashed", "took")) else f"failed: {reason}"

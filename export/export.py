@@ -1,0 +1,254 @@
+"""The whole way of one network: ONNX, rewrites, TFLite, each stage executed and held against the network as it was given.
+
+Nothing reaches the output folder that has not run. Never here: how any of the steps is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from compress.errors import CompressError, ConversionError, ParityError, UsageError, require
+from compress.files import check_output, write_text, write_whole
+from export import child, parity, rewrites, runtime
+from export import onnx as graphs
+from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
+from export.conversion import Ran, Request, convert
+from export.parity import Yardstick
+from export.samples import InputSpec, Samples, gather, require_photos
+from export.source import Size, Source, graph_run
+from export.tflite import Failure
+from export.variants import REFERENCE, VARIANTS, Variant
+
+Chain = tuple[Parity, ...]
+TOOLS = ("mobile-compress", "torch", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert", "numpy")
+NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow", "tf_keras", "ai_edge_litert")
+FAR_DB = 25.0  # below this PSNR a variant is visibly not the network, and that is said aloud
+FAR_SHARE = 0.25  # the same of an output that is no picture: the largest difference, as a share of its range
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """`calibration`: a folder of photos, for int8 and for parity. `seconds`: time limit of one child process."""
+
+    variants: tuple[Variant, ...]
+    target: str = "cpu"
+    calibration: Path | None = None
+    seed: int = 0
+    force: bool = False
+    seconds: float = 1800
+
+    def __post_init__(self) -> None:
+        if self.target not in rewrites.TARGETS:
+            raise UsageError(f"no target named {self.target!r}", f"there are {', '.join(rewrites.TARGETS)}")
+        if not self.variants:
+            raise UsageError("no variant to make", f"there are {', '.join(VARIANTS)}")
+        if self.seconds <= 0:
+            raise UsageError(f"the time limit must be above zero, got {self.seconds}")
+
+
+@dataclass(frozen=True)
+class Made:
+    """One variant of one size. `artifact` None: there is no file, and `problem` says why."""
+
+    variant: str
+    size: Size
+    artifact: Artifact | None
+    problem: str | None = None
+
+    @property
+    def parity(self) -> Parity | None:
+        return self.artifact.card.own_parity if self.artifact else None
+
+    @property
+    def is_far(self) -> bool:
+        """True for a file that runs and is visibly not the network."""
+        found = self.parity
+        if found is None:
+            return False
+        return found.psnr_db < FAR_DB if found.psnr_db is not None else found.relative > FAR_SHARE
+
+
+@dataclass(frozen=True)
+class Report:
+    """`stages`: for each size the parity of every stage, variants last."""
+
+    onnx: Artifact
+    made: tuple[Made, ...]
+    stages: Mapping[Size, tuple[Parity, ...]]
+    pictures: str
+
+
+def check_tools() -> None:
+    """Raise MissingToolError for the first package that an export would lack, before any work. Imports none of them."""
+    for package in NEEDED:
+        require(package, "export")
+
+
+def check_outputs(folder: Path, path: Path, sizes: Sequence[Size], config: ExportConfig) -> None:
+    """Refuse before any work what could not be written: see `compress.files.check_output`. Raises OutputError."""
+    files = [tflite_path(folder, path.stem, size, row.name) for size in sizes for row in config.variants]
+    for file in (folder / f"{path.stem}.onnx", *files):
+        for output in (file, card_path(file)):
+            check_output(output, force=config.force, inputs=[path])
+
+
+def tflite_path(folder: Path, name: str, size: Size, variant: str) -> Path:
+    """`<name>_<H>x<W>_<variant>.tflite`."""
+    return folder / f"{name}_{size[0]}x{size[1]}_{variant}.tflite"
+
+
+def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Write `<name>.onnx` and `<name>_<H>x<W>_<variant>.tflite`, cards beside them, into `folder`.
+
+    A variant that cannot be made or does not run is in the report with its reason; the others are written. Raises ParityError,
+    ConversionError, OutputError, ImageError, MissingToolError; UsageError for int8 without photos.
+    """
+    check_tools()
+    check_outputs(folder, source.path, source.sizes, config)
+    if any(row.calibrated for row in config.variants):
+        require_photos(source.inputs[0], config.calibration)
+    shipped: Artifact | None = None
+    made: list[Made] = []
+    stages: dict[Size, tuple[Parity, ...]] = {}
+    pictures = ""
+    for index, size in enumerate(source.sizes):
+        one = _Exporter(source, folder, config, index, gather(source.inputs[index], config.calibration, config.seed))
+        pictures = one.samples.about
+        yardstick, chain = one.before_tflite()
+        if shipped is None:
+            shipped = one.write_onnx(chain)
+            say(f"wrote {shipped.path}")
+        graph, places, chain = one.rewritten(yardstick, chain)
+        say(f"{size[0]}x{size[1]}: {sum(places.values())} rewrites for {config.target}; converting")
+        found, chain = one.tflite(graph, places, yardstick, chain)
+        made += found
+        stages[size] = (*chain, *(m.parity for m in found if m.parity and m.variant != REFERENCE))
+    assert shipped is not None
+    return Report(shipped, tuple(made), stages, pictures)
+
+
+@dataclass(frozen=True)
+class _Exporter:
+    """One size of one source on its way."""
+
+    source: Source
+    folder: Path
+    config: ExportConfig
+    index: int
+    samples: Samples
+
+    @property
+    def size(self) -> Size:
+        return self.source.sizes[self.index]
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        return self.source.inputs[self.index]
+
+    def before_tflite(self) -> tuple[Yardstick, Chain]:
+        """Run the network as given, and hold what was done to it up to ONNX against that."""
+        given, *later = self.source.stages
+        yardstick = Yardstick.of(given.run, self.samples.compared, self.source.formats)
+        runs = [*((stage.name, stage.run) for stage in later), ("onnx", graph_run(self.source.graphs[self.index]))]
+        return yardstick, tuple(yardstick.hold(name, [run(sample) for sample in yardstick.samples]) for name, run in runs)
+
+    def rewritten(self, yardstick: Yardstick, chain: Chain) -> tuple[onnx.ModelProto, Mapping[str, int], Chain]:
+        """The graph at this size with the target's rewrites, each proved on its own, and all of them together."""
+        static = graphs.specialised(self.source.graphs[self.index], {spec.name: spec.shape for spec in self.inputs})
+        few = yardstick.samples[:2]
+
+        def gap(before: onnx.ModelProto, after: onnx.ModelProto) -> float:
+            runs = [graph_run(model) for model in (before, after)]
+            return parity.relative(*([run(sample) for sample in few] for run in runs))
+
+        graph, places = rewrites.rewrite(static, self.config.target, gap)
+        run = graph_run(graph)
+        return graph, places, (*chain, yardstick.hold("rewritten", [run(sample) for sample in yardstick.samples]))
+
+    def write_onnx(self, chain: Chain) -> Artifact:
+        """The graph before rewrites, height and width free where the network allows it."""
+        path = self.folder / f"{self.source.name}.onnx"
+        _write(path, self.source.graph.SerializeToString())
+        runner = runtime.load(path)
+        inputs = zip(runner.inputs, [spec.format if spec.is_picture else None for spec in self.inputs], strict=True)
+        outputs = zip(runner.outputs, self.source.formats, strict=True)
+        ports = tuple(tuple(replace(port, format=form) for port, form in pairs) for pairs in (inputs, outputs))
+        return self._carded(path, ports, runner.engine, chain)
+
+    def tflite(
+        self, graph: onnx.ModelProto, places: Mapping[str, int], yardstick: Yardstick, chain: Chain
+    ) -> tuple[list[Made], Chain]:
+        """Every variant converted, executed, compared and written; and the chain with the fp32 file at its end."""
+        wanted, photos = self.config.variants, self.samples.calibration
+        request = Request(graph, self.inputs, self.source.outputs, wanted, photos, self.config.seconds)
+        with child.scratch_folder() as scratch:
+            try:
+                conversion = convert(request, yardstick, scratch)
+            except (ConversionError, ParityError) as error:
+                raise self._explained(error) from error
+            chain = (*chain, conversion.reference)
+            made = [self._finished(row, conversion.made[row.name], places, yardstick, chain) for row in wanted]
+        return made, chain
+
+    def _finished(
+        self, row: Variant, found: Ran | Failure, places: Mapping[str, int], yardstick: Yardstick, chain: Chain
+    ) -> Made:
+        path = tflite_path(self.folder, self.source.name, self.size, row.name)
+        if isinstance(found, Failure):
+            for stale in (path, card_path(path)):  # of an earlier export, that --force allowed to replace
+                stale.unlink(missing_ok=True)
+            return Made(row.name, self.size, None, found.reason + self._kept(found.log))
+        own = () if row.name == REFERENCE else (yardstick.measure(f"tflite {row.name}", found.results),)
+        _write(path, found.path.read_bytes())
+        about = {"variant": row.name, "size": self.size, "signature": found.signature, "rewrites": places}
+        artifact = self._carded(path, (found.inputs, found.outputs), found.engine, (*chain, *own), **about)
+        return Made(row.name, self.size, artifact)
+
+    def _carded(self, path: Path, ports: tuple[tuple[Port, ...], ...], engine: str, chain: Chain, **more: Any) -> Artifact:
+        kind = runtime.kind_of(path)
+        layout = "NCHW" if kind == "onnx" else "NHWC"
+        card = Card(
+            file=path.name,
+            **measure(path.read_bytes()),
+            kind=kind,
+            layout=layout,
+            variant=REFERENCE,
+            size=runtime.size_of(ports[0], layout),
+            inputs=ports[0],
+            outputs=ports[1],
+            parent=self.source.sha256,
+            target=self.config.target if kind == "tflite" else None,
+            parity=chain,
+            pictures=self.samples.about,
+            ran=engine,
+            toolchain=runtime.toolchain(*TOOLS),
+        )
+        artifact = Artifact(path, replace(card, **more))
+        write_card(artifact)
+        return artifact
+
+    def _explained(self, error: CompressError) -> CompressError:
+        """The same error, saying of which file, and where the converter's words are."""
+        cause = error.__cause__
+        kept = self._kept(cause.log) if isinstance(cause, child.ChildError) else ""
+        message = f"{self.source.name} at {self.size[0]}x{self.size[1]}: {error.message}{kept}"
+        return type(error)(message, error.hint)
+
+    def _kept(self, log: str) -> str:
+        """Keep a log beside the outputs; return the words that say where."""
+        if not log.strip():
+            return ""
+        path = self.folder / f"{self.source.name}_{self.size[0]}x{self.size[1]}.log"
+        write_text(path, log)
+        return f"; log: {path}"
+
+
+def _write(path: Path, payload: bytes) -> None:
+    card_path(path).unlink(missing_ok=True)  # a card of an earlier file must not stand beside the new one
+    with write_whole(path) as partial:
+        partial.write_bytes(payload)

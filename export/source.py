@@ -1,0 +1,215 @@
+"""What is exported, wherever it came from: a network of ours or a stranger's `.onnx` file, behind one shape.
+
+A source knows its inputs at each size, runs its stages (the network as given, then stripped), and gives an ONNX graph.
+Never here: converting, comparing, writing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from compress.errors import ArtifactError, ConversionError, NetworkError, UsageError
+from compress.image_format import ImageFormat
+from export import onnx as graphs
+from export import parity, runtime
+from export.artifact import Port
+from export.parity import Run, Sample
+from export.samples import InputSpec
+
+if TYPE_CHECKING:
+    from compress.networks.load import LoadedNetwork
+
+Size = tuple[int, int]
+DEFAULT_SIZE: Size = (256, 256)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One form of the network: `run` takes NCHW arrays by input name, and gives one array an output."""
+
+    name: str
+    run: Run
+
+
+@dataclass(frozen=True)
+class Source:
+    """`sizes`: what is to be made. `inputs`: for each size its inputs. `stages`: oldest first, the network as given.
+
+    `graph`: the one to ship, free in height and width where the network allows it. `graphs`: the one for each size.
+    """
+
+    path: Path
+    sizes: tuple[Size, ...]
+    inputs: tuple[tuple[InputSpec, ...], ...]
+    outputs: tuple[str, ...]
+    formats: tuple[ImageFormat | None, ...]
+    stages: tuple[Stage, ...]
+    graph: onnx.ModelProto
+    graphs: tuple[onnx.ModelProto, ...]
+
+    @property
+    def name(self) -> str:
+        """What every file made of it starts with."""
+        return self.path.stem
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def from_network(path: Path, loaded: LoadedNetwork, sizes: Sequence[Size] = (), strip: bool = True) -> Source:
+    """A source of a checkpoint's network; `sizes` empty: the size of its own example.
+
+    Raises NetworkError, TraceError, ConversionError; UsageError for a size that the inputs cannot have together.
+    """
+    module, spec = loaded.module, loaded.spec
+    found = tuple(sizes) or (_own_size(spec.examples),)
+    examples = [[torch.rand(shape) for shape in _scaled(spec.examples, size)] for size in found]
+    inputs, outputs = graphs.names_of(module, examples[0])
+    stages = [Stage("given", _torch_run(module, inputs))]
+    if strip:
+        from compress.channels.strip import strip as stripped_of
+
+        module = stripped_of(module, tuple(torch.rand(shape) for shape in spec.examples)).module
+        stages.append(Stage("stripped", _torch_run(module, inputs)))
+    shipped, for_sizes = _exported(module, examples)
+    formats = (*spec.outputs, *(None,) * len(outputs))[: len(outputs)]
+    return Source(
+        path,
+        found,
+        tuple(_specs(inputs, [tuple(t.shape) for t in one], spec.inputs) for one in examples),
+        outputs,
+        tuple(form if _is_picture(module, examples[0], index) else None for index, form in enumerate(formats)),
+        tuple(stages),
+        shipped,
+        for_sizes,
+    )
+
+
+def from_onnx(path: Path, sizes: Sequence[Size] = (), image_format: ImageFormat | None = None) -> Source:
+    """A source of an `.onnx` file; `image_format` for every input and output that has three channels.
+
+    Raises ArtifactError, ConversionError; UsageError for a size that a fixed file does not have.
+    """
+    graph = graphs.read(path)
+    ports, outputs = graphs.inputs_of(graph), graphs.outputs_in(graph)
+    odd = next((port for port in ports if port.dtype != "float32"), None)
+    if odd or not ports:
+        raise ConversionError(
+            f"{path.name}: only float32 inputs are understood" + (f", {odd.name} is {odd.dtype}" if odd else "")
+        )
+    found = tuple(sizes) or (_fixed_size(ports) or DEFAULT_SIZE,)
+    shapes = [tuple(_fixed(path, port, size) for port in ports) for size in found]
+    names, formats = [port.name for port in ports], (image_format,) * len(ports)
+    runner = runtime.load(path)
+
+    def run(sample: Sample) -> parity.Outputs:
+        return runner.run_tensors([sample[name] for name in names])
+
+    return Source(
+        path,
+        found,
+        tuple(_specs(names, one, formats) for one in shapes),
+        tuple(port.name for port in outputs),
+        tuple(image_format if len(port.shape) == 4 and port.shape[1] in (3, None) else None for port in outputs),
+        (Stage("given", run),),
+        graph,
+        (graph,) * len(found),
+    )
+
+
+def graph_run(graph: onnx.ModelProto, name: str = "the graph") -> Run:
+    """Run a graph in ONNX Runtime, by input name."""
+    runner = runtime.load_graph(graph.SerializeToString(), name)
+    return lambda sample: runner.run_tensors([sample[port.name] for port in runner.inputs])
+
+
+def _exported(module: nn.Module, examples: Sequence[Sequence[Tensor]]) -> tuple[onnx.ModelProto, tuple[onnx.ModelProto, ...]]:
+    """One free graph for all sizes when it computes the same at each, and at twice the height; else a fixed one for each."""
+    graph = graphs.from_module(module, examples[0], free=True)
+    taller = [torch.cat([t, t.flip(2)], 2) if t.ndim == 4 else t for t in examples[0]]
+    if graphs.is_free(graph) and all(_agrees(graph, module, tensors) for tensors in (*examples, taller)):
+        return graph, (graph,) * len(examples)
+    fixed = tuple(graphs.from_module(module, tensors, free=False) for tensors in examples)
+    return fixed[0], fixed
+
+
+def _agrees(graph: onnx.ModelProto, module: nn.Module, tensors: Sequence[Tensor]) -> bool:
+    inputs, _ = graphs.names_of(module, tensors)
+    sample = {name: tensor.numpy() for name, tensor in zip(inputs, tensors, strict=True)}
+    try:
+        return parity.relative([_torch_run(module, inputs)(sample)], [graph_run(graph)(sample)]) < 1e-3
+    except (ArtifactError, NetworkError):
+        return False
+
+
+def _torch_run(module: nn.Module, inputs: Sequence[str]) -> Run:
+    def run(sample: Sample) -> parity.Outputs:
+        found = graphs.call(module, [torch.from_numpy(sample[name]) for name in inputs])
+        return [np.asarray(tensor.numpy(), np.float32) for tensor in found.values()]
+
+    return run
+
+
+def _is_picture(module: nn.Module, examples: Sequence[Tensor], index: int) -> bool:
+    output = list(graphs.call(module, examples).values())[index]
+    return output.ndim == 4 and output.shape[1] == 3
+
+
+def _specs(
+    names: Sequence[str], shapes: Sequence[tuple[int, ...]], formats: Sequence[ImageFormat | None]
+) -> tuple[InputSpec, ...]:
+    padded = (*formats, *(None,) * len(names))
+    return tuple(InputSpec(name, shape, form) for name, shape, form in zip(names, shapes, padded, strict=False))
+
+
+def _own_size(shapes: Sequence[tuple[int, ...]]) -> Size:
+    own = next((shape[2:] for shape in shapes if len(shape) == 4), None)
+    if own is None:
+        raise ConversionError(
+            "the network has no input of four axes (1 x channels x height x width)", "--example says its shapes"
+        )
+    return (own[0], own[1])
+
+
+def _scaled(shapes: Sequence[tuple[int, ...]], size: Size) -> list[tuple[int, ...]]:
+    """Every 4-D shape by the factor that brings the first one to `size`: a half-size input stays half the size."""
+    own, found = _own_size(shapes), []
+    for shape in shapes:
+        if len(shape) != 4:
+            found.append(shape)
+            continue
+        height, width = shape[2] * size[0] / own[0], shape[3] * size[1] / own[1]
+        if height % 1 or width % 1:
+            raise UsageError(f"at {size[0]}x{size[1]} the input of {'x'.join(map(str, shape))} would not have whole sides")
+        found.append((*shape[:2], int(height), int(width)))
+    return found
+
+
+def _fixed_size(ports: Sequence[Port]) -> Size | None:
+    first = next((port for port in ports if len(port.shape) == 4), None)
+    if first is None:
+        raise ConversionError("the graph has no input of four axes (1 x channels x height x width)")
+    height, width = first.shape[2:]
+    return (height, width) if height and width else None
+
+
+def _fixed(path: Path, port: Port, size: Size) -> tuple[int, ...]:
+    """The port's shape with its free axes set: batch 1, height and width from `size`."""
+    wanted: Mapping[int, int] = {0: 1, 2: size[0], 3: size[1]} if len(port.shape) == 4 else {0: 1}
+    shape = tuple(wanted.get(axis) if length is None else length for axis, length in enumerate(port.shape))
+    if len(shape) == 4 and port is not None and shape[2:] != size and port.shape[2:] != (None, None):
+        own = "x".join(map(str, shape[2:]))
+        raise UsageError(f"{path.name} is made for {own}, not for {size[0]}x{size[1]}", "export it with free height and width")
+    if None in shape:
+        raise ConversionError(f"{path.name}: axis {shape.index(None)} of {port.name} is open, and is neither height nor width")
+    return tuple(length for length in shape if length is not None)
