@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -76,7 +77,7 @@ def test_transposed_upsampling() -> None:
 @pytest.mark.parametrize("size", [(64, 48), (36, 44), (33, 47), (30, 45), (9, 17)])
 def test_output_size(upsampling: str, size: tuple[int, int]) -> None:
     network = Johnson(widths=(5, 7, 11), upsampling=upsampling, blocks=1).eval()
-    expected = [4 * -(-(-(-side // 2)) // 2) for side in size]
+    expected = [4 * math.ceil(math.ceil(side / 2) / 2) for side in size]
     assert list(network(torch.rand(2, 3, *size)).shape) == [2, 3, *expected]
 
 
