@@ -42,14 +42,18 @@ class Sizes:
     fixed_macs: int
     uncounted: tuple[str, ...]
 
-    def cost(self, removed: Mapping[str, int]) -> Cost:
-        """With so many channels of each space gone, equally in each group."""
-        parameters = sum(prod(self.shape(name, removed)) for name in self.parameters)
-        macs = sum(layer.positions * prod(self.shape(layer.weight, removed)) for layer in self.layers)
-        return Cost(parameters, macs + self.fixed_macs, self.uncounted)
+    def cost(self, shapes: Mapping[str, tuple[int, ...]]) -> Cost:
+        """With these shapes in place of the traced ones; parameters that were added count too."""
+        shapes = {**self.parameters, **shapes}
+        macs = sum(layer.positions * prod(shapes[layer.weight]) for layer in self.layers)
+        return Cost(sum(map(prod, shapes.values())), macs + self.fixed_macs, self.uncounted)
 
-    def shape(self, tensor: str, removed: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(size - self._gone(tensor, axis, removed) for axis, size in enumerate(self.parameters[tensor]))
+    def after(self, removed: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters with so many channels of each space gone, equally in each group."""
+        return {
+            name: tuple(size - self._gone(name, axis, removed) for axis, size in enumerate(shape))
+            for name, shape in self.parameters.items()
+        }
 
     def _gone(self, tensor: str, axis: int, removed: Mapping[str, int]) -> int:
         gone = sum(each * removed.get(space, 0) for space, each in self.held.get((tensor, axis), {}).items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +47,14 @@ class ChannelGraph:
     sizes: Sizes
 
     def space(self, name: str) -> ChannelSpace:
-        """Raises KeyError."""
-        return next(space for space in self.spaces if space.name == name) if name in self._names else self._missing(name)
+        """Raises KeyError that lists what there is."""
+        if name not in self._by_name:
+            raise KeyError(f"no channel space {name!r}; there are {', '.join(self._by_name)}")
+        return self._by_name[name]
 
-    @property
-    def _names(self) -> set[str]:
-        return {space.name for space in self.spaces}
-
-    def _missing(self, name: str) -> ChannelSpace:
-        raise KeyError(f"no channel space {name!r}; there are {', '.join(sorted(self._names))}")
+    @cached_property
+    def _by_name(self) -> dict[str, ChannelSpace]:
+        return {space.name: space for space in self.spaces}
 
     def rows(self, space: ChannelSpace, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """For each weight (of a convolution or linear layer) that writes the space: (width, -1), what writes each channel."""
@@ -82,9 +82,10 @@ class ChannelGraph:
     def predict(self, removed: Mapping[str, int]) -> Cost:
         """Parameters and MACs (for the example's size) when so many channels of each space are gone, equally in each group."""
         for name, count in removed.items():
-            if not 0 <= count < self.space(name).width:
-                raise ValueError(f"cannot remove {count} of {self.space(name).width} channels of {name}")
-        return self.sizes.cost({self.space(name).name: count for name, count in removed.items()})
+            width = self.space(name).width
+            if not 0 <= count < width:
+                raise ValueError(f"cannot remove {count} of {width} channels of {name}")
+        return self.sizes.cost(self.sizes.after(removed))
 
 
 def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:

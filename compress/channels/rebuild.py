@@ -46,6 +46,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
     Raises CheckpointError when the record names a module or an attribute that there is not, or contradicts the shapes.
     """
     modules = dict(module.named_modules())
+    done: dict[int, Tensor] = {}  # tied tensors stay tied
     for name, entry in record.items():
         target = modules.get(name)
         if target is None:
@@ -55,7 +56,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
             for local, tensor in list(kind.items()):
                 shape = shapes.get(f"{name}.{local}" if name else local)
                 if tensor is not None and shape is not None and shape != tensor.shape:
-                    kind[local] = _resized(tensor, shape)
+                    kind[local] = done.setdefault(id(tensor), _resized(tensor, shape))
         _check_consistent(target, name)
     object.__setattr__(module, _RECORD, {name: dict(entry) for name, entry in {**record_of(module), **record}.items()})
     return module
@@ -82,7 +83,9 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
     for attribute, value in entry.items():
         if attribute == ADDED_BIAS and _is_width(value) and shapes.get(f"{name}.bias") == (value,):
-            module.register_parameter("bias", nn.Parameter(torch.zeros(value)))
+            like = module.weight
+            assert isinstance(like, Tensor)
+            module.register_parameter("bias", nn.Parameter(torch.zeros(value, dtype=like.dtype, device=like.device)))
         elif attribute not in ATTRIBUTES or not hasattr(module, attribute) or not _is_allowed(attribute, value):
             raise CheckpointError(f"the checkpoint sets {attribute}={value!r:.60} on {name!r}: not understood")
         else:

@@ -77,6 +77,7 @@ class Walk:
             **dict(module.named_parameters(remove_duplicate=False)),
             **dict(module.named_buffers(remove_duplicate=False)),
         }
+        self._first = {id(tensor): name for name, tensor in reversed(self.tensors.items())}  # tied tensors have one name here
         self._handlers = handlers
         self._run(program)
 
@@ -172,7 +173,7 @@ class Walk:
 
     def _placeholder(self, node: Node) -> None:
         if node.name in self._state and self._state[node.name] in self.tensors:
-            name = self._state[node.name]
+            name = self._first[id(self.tensors[self._state[node.name]])]
             self.data[node.name] = name
             if name in self._fixed_state:
                 self.labels.pin(self.look(node), f"the buffer {name} is not saved with the network")

@@ -1,0 +1,141 @@
+"""Carry out a `Removal`: smaller tensors, with what the removed channels contributed folded in, and the record of what shrank.
+
+All arithmetic in float64. Never here: deciding what goes, modules other than their names and kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from compress.channels.decide import Removal
+from compress.channels.graph import ChannelGraph
+from compress.channels.labels import Array
+from compress.channels.rebuild import ADDED_BIAS, record_of
+from compress.channels.steps import Channelwise, Linear
+
+
+@dataclass(frozen=True)
+class Cut:
+    """`tensors`: all tensors of the module that changed, by name, float64. `record`: module -> attributes, for rebuild."""
+
+    tensors: Mapping[str, Tensor]
+    record: Mapping[str, Mapping[str, Any]]
+
+
+def cut(graph: ChannelGraph, removal: Removal, module: nn.Module, tensors: Mapping[str, Tensor]) -> Cut:
+    """`tensors`: parameters and buffers of `module` by name, on the CPU. None of them is changed."""
+    changed: dict[str, Tensor] = {}
+    biases = _taken_over(graph, removal, tensors, changed)
+    shrunk: dict[str, Tensor] = {}
+    staying: dict[str, dict[int, Array]] = {}
+    for (name, axis), units in graph.axes.items():
+        staying.setdefault(name, {})[axis] = _staying(units, removal.gone)
+    for name, keep in staying.items():
+        source = changed.get(name, tensors[name].detach())
+        if name in changed or not all(k.all() for k in keep.values()):
+            shrunk[name] = _grouped(source, keep, graph.groups[name]) if graph.groups.get(name, 1) > 1 else _plain(source, keep)
+    for name, (bias, units) in biases.items():
+        kept = bias[torch.from_numpy(_staying(units, removal.gone))]
+        if name in tensors or bool(kept.any()):
+            shrunk[name] = kept
+    for name, first in _tied(module):
+        if first in shrunk:
+            shrunk[name] = shrunk[first]
+    return Cut(shrunk, _record(graph, removal, module, tensors, shrunk))
+
+
+def _taken_over(
+    graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tensor], changed: dict[str, Tensor]
+) -> dict[str, tuple[Tensor, Array]]:
+    """Merge into weights (`changed`); return the biases that folding gives, still of full width, with their units."""
+    biases = {}
+    for step in {s.weight: s for s in graph.steps if isinstance(s, Linear)}.values():
+        fold = removal.folds[step.weight]
+        if fold.any():
+            name = step.bias or f"{step.owner}.bias"
+            old = tensors[name].detach().double() if step.bias else torch.zeros(step.out, dtype=torch.float64)
+            added = (step.sums(tensors) * fold[:, None]).sum(-1).ravel()
+            biases[name] = (old + torch.from_numpy(added), graph.axes[step.weight, 1 if step.transposed else 0])
+        if removal.merges[step.weight]:
+            weight = tensors[step.weight].detach().double().clone()
+            matrix = step.matrix({step.weight: weight})
+            for merge in removal.merges[step.weight]:
+                matrix[merge.group, :, merge.carrier] += merge.ratio * matrix[merge.group, :, merge.channel]
+            changed[step.weight] = weight
+    return biases
+
+
+def _plain(tensor: Tensor, keep: Mapping[int, Array]) -> Tensor:
+    for axis, mask in keep.items():
+        tensor = tensor.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+    return tensor.double()
+
+
+def _grouped(weight: Tensor, keep: Mapping[int, Array], groups: int) -> Tensor:
+    """Group by group: its rows (axis 0), its columns (axis 1); a group without rows is gone."""
+    rows = keep[0].reshape(groups, -1)
+    columns = keep[1].reshape(groups, -1) if 1 in keep else np.ones((groups, weight.shape[1]), bool)
+    blocks = weight.double().unflatten(0, (groups, -1))
+    kept = [blocks[g][torch.from_numpy(rows[g])][:, torch.from_numpy(columns[g])] for g in range(groups) if rows[g].any()]
+    return torch.cat(kept)
+
+
+def _tied(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """(name, first name of the same tensor) for every further name."""
+    first: dict[int, str] = {}
+    for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)):
+        if first.setdefault(id(tensor), name) != name:
+            yield name, first[id(tensor)]
+
+
+def _staying(units: Array, gone: Array) -> Array:
+    return ~((units >= 0) & gone[units])
+
+
+def _record(
+    graph: ChannelGraph, removal: Removal, module: nn.Module, tensors: Mapping[str, Tensor], shrunk: Mapping[str, Tensor]
+) -> dict[str, dict[str, Any]]:
+    """What `rebuild` must set. A module of any kind whose tensors shrank has an entry, if an empty one."""
+    modules, before = dict(module.named_modules()), record_of(module)
+    record: dict[str, dict[str, Any]] = {}
+    for name, tensor in shrunk.items():
+        owner, _, local = name.rpartition(".")
+        entry = record.setdefault(owner, dict(before.get(owner, {})))
+        if name not in tensors or (local == "bias" and ADDED_BIAS in entry):
+            entry[ADDED_BIAS] = len(tensor)
+        entry.update(_attributes(modules[owner], local, tensor, _groups_left(graph, removal, name)))
+    for step in graph.steps:
+        target = modules.get(step.module)
+        width = int(_staying(graph.labels[step.name].ravel(), removal.gone).sum())
+        if isinstance(step, Channelwise) and isinstance(target, _NormBase) and graph.labels[step.name].size > width:
+            record.setdefault(step.module, dict(before.get(step.module, {})))["num_features"] = width
+    return record
+
+
+def _groups_left(graph: ChannelGraph, removal: Removal, weight: str) -> int:
+    groups = graph.groups.get(weight, 1)
+    if groups == 1:
+        return 1
+    return int(_staying(graph.axes[weight, 0], removal.gone).reshape(groups, -1).any(1).sum())
+
+
+def _attributes(module: nn.Module, local: str, tensor: Tensor, groups: int) -> dict[str, Any]:
+    if isinstance(module, _ConvNd) and local == "weight":
+        channels = (tensor.shape[0], tensor.shape[1] * groups)
+        into, out = channels if isinstance(module, _ConvTransposeNd) else channels[::-1]
+        return {"in_channels": into, "out_channels": out, "groups": groups}
+    if isinstance(module, nn.Linear) and local == "weight":
+        return {"in_features": tensor.shape[1], "out_features": tensor.shape[0]}
+    if isinstance(module, _NormBase):
+        return {"num_features": len(tensor)} if tensor.dim() else {}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": len(tensor)}
+    return {}

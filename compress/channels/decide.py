@@ -1,0 +1,220 @@
+"""Which channels go, and what the layers that read them get in their place. In: facts. Out: a `Removal`, plain data.
+
+A channel may go when it is constant or not needed in every tensor that it lies in, and every layer that reads it can take over
+its constant: into its bias, or, where zero padding or a transposed convolution gets in the way, into the weights of another
+constant channel that stays (its carrier). Never here: touching weights (cut.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from compress.channels.facts import Facts
+from compress.channels.graph import ChannelGraph
+from compress.channels.labels import Array
+from compress.channels.steps import Linear
+
+
+@dataclass(frozen=True)
+class Merge:
+    """In one group of a weight: `weight[:, carrier] += ratio * weight[:, channel]`; positions within the group."""
+
+    group: int
+    channel: int
+    carrier: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Removal:
+    """`gone`: for each unit, whether it goes; `why`: zero, constant or unread. `carriers`: units that stay for others.
+
+    `folds`: weight -> (groups, in / groups), the constants whose effect goes into its bias. `merges`: weight -> merges.
+    """
+
+    gone: Array
+    why: tuple[str, ...]
+    carriers: frozenset[int]
+    folds: Mapping[str, Array]
+    merges: Mapping[str, tuple[Merge, ...]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A weight and the constants it reads, over all its calls. Arrays are (groups, in / groups).
+
+    `value`: NaN where it is no constant. `hard`: a constant that matters and that the bias cannot take over.
+    """
+
+    step: Linear
+    units: Array
+    value: Array
+    hard: Array
+    bears: bool  # it has a bias, or can be given one
+
+    @property
+    def carries(self) -> Array:
+        """Where a carrier may sit: a constant other than zero."""
+        return np.nan_to_num(self.value) != 0
+
+
+def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alone: Collection[int] = ()) -> Removal:
+    """`alone`: classes of units (ChannelGraph.space_of) that stay whatever the facts say."""
+    gone = _candidates(graph, facts)
+    gone &= ~np.isin(graph.space_of, list(alone))
+    readers = _readers(graph, facts, tensors, gone)
+    wanted = gone.copy()
+    while True:
+        before = gone.copy()
+        _keep_carriers(readers, gone)
+        _keep_balance(graph, gone)
+        _keep_one(graph, gone)
+        if np.array_equal(before, gone):
+            break
+    carriers: set[int] = set()
+    folds, merges = {}, {}
+    for reader in readers:
+        folds[reader.step.weight], found = _take_over(reader, gone)
+        merges[reader.step.weight] = tuple(found)
+        carriers |= {int(reader.units[merge.group, merge.carrier]) for merge in found}
+    kept = frozenset(unit for unit in carriers if unit >= 0 and wanted[unit])
+    return Removal(gone, _reasons(graph, facts, gone), kept, folds, merges)
+
+
+def _candidates(graph: ChannelGraph, facts: Facts) -> Array:
+    """Constant or not needed wherever it lies, and not pinned."""
+    free = np.array([reason is None for reason in graph.reasons], bool)
+    for step in graph.steps:
+        units = graph.labels[step.name][facts.live(step.name)]
+        free[units[units >= 0]] = False
+    return free
+
+
+def _readers(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], gone: Array) -> list[Reader]:
+    """One for each weight. What its calls or its bias cannot agree on is taken out of `gone`."""
+    calls: dict[str, list[Linear]] = {}
+    weights_of: dict[str, set[str]] = {}
+    for step in graph.steps:
+        if isinstance(step, Linear):
+            calls.setdefault(step.weight, []).append(step)
+            weights_of.setdefault(step.bias or "", set()).add(step.weight)
+    cancelled = _cancelled(graph)
+    readers = []
+    for steps in calls.values():
+        shared = steps[0].bias is not None and len(weights_of[steps[0].bias]) > 1
+        cancels = all(step.name in cancelled for step in steps)
+        found = [_reader(graph, facts, tensors, step, shared, cancels) for step in steps]
+        readers.append(found[0] if len(found) == 1 else _agreed(found, gone))
+    return readers
+
+
+def _reader(
+    graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], step: Linear, shared: bool, cancels: bool
+) -> Reader:
+    source = step.inputs[0]
+    value = step.grouped(facts.values[source])
+    counts = np.nan_to_num(value) != 0
+    bears = not shared and (step.bias is not None or (step.owner is not None and not cancels))
+    if not counts.any():
+        hard = np.zeros(value.shape, bool)
+    else:
+        used = facts.needed[step.name] | ~np.isnan(facts.values[step.name])
+        rows = np.broadcast_to(used.ravel(), step.out).reshape(step.groups, -1, 1)
+        blocked = step.spills(tensors) if bears or cancels else step.touches(tensors)
+        hard = counts & (blocked & rows).any(1)
+    return Reader(step, step.grouped(graph.labels[source]), value, hard, bears)
+
+
+def _cancelled(graph: ChannelGraph) -> set[str]:
+    """Tensors that only norms over space read: what is added to their channels cancels."""
+    users: dict[str, list[str]] = {name: ["an output"] for name in graph.outputs}
+    for step in graph.steps:
+        for name in step.inputs:
+            users.setdefault(name, []).append(step.name)
+    return {name for name, found in users.items() if all(user in graph.cancels for user in found)}
+
+
+def _agreed(readers: list[Reader], gone: Array) -> Reader:
+    """The calls of one weight as one reader; channels that need different things in different calls stay."""
+    value = readers[0].value
+    for other in readers[1:]:
+        clash = ~np.isnan(value) & ~np.isnan(other.value) & (value != other.value)
+        _stay(gone, readers[0].units[clash])
+        value = np.where(np.isnan(value), other.value, value)
+    hard = np.any([reader.hard for reader in readers], axis=0)
+    _stay(gone, readers[0].units[hard])
+    bears = all(reader.bears for reader in readers)
+    return Reader(readers[0].step, readers[0].units, value, np.zeros_like(hard), bears)
+
+
+def _keep_carriers(readers: list[Reader], gone: Array) -> None:
+    """Where a hard constant goes and none stays that could carry it, keep one: the one that serves the most layers."""
+    while True:
+        serves: dict[int, tuple[int, float]] = {}
+        for reader in readers:
+            leaving = (reader.units >= 0) & gone[reader.units]
+            for group in np.flatnonzero((reader.hard & leaving).any(1) & ~(reader.carries & ~leaving).any(1)):
+                for place in np.flatnonzero(reader.carries[group] & leaving[group]):
+                    unit, size = int(reader.units[group, place]), abs(float(reader.value[group, place]))
+                    count, smallest = serves.get(unit, (0, np.inf))
+                    serves[unit] = (count + 1, min(size, smallest))
+        if not serves:
+            return
+        gone[max(serves, key=lambda unit: (serves[unit], -unit))] = False
+
+
+def _keep_balance(graph: ChannelGraph, gone: Array) -> None:
+    """Blocks that must stay equal lose equally many; a group whose both sides are gone may go whole."""
+    for balance in graph.balances:
+        leaving = _leaving(balance.blocks, gone)
+        dead = np.zeros(len(leaving), bool)
+        if balance.partner is not None:
+            dead = leaving.all(1) & _leaving(graph.balances[balance.partner].blocks, gone).all(1)
+            dead[0] &= not dead.all()
+        count = min(leaving[~dead].sum(1).min(), leaving.shape[1] - 1)
+        for units, going in zip(balance.blocks[~dead], leaving[~dead], strict=True):
+            extra = int(going.sum() - count)
+            _stay(gone, units[np.flatnonzero(going)[:extra]])
+
+
+def _keep_one(graph: ChannelGraph, gone: Array) -> None:
+    """No space loses its last channel."""
+    left = np.bincount(graph.space_of, ~gone, minlength=int(graph.space_of.max(initial=-1)) + 1)
+    for number in np.flatnonzero(left == 0):
+        gone[np.flatnonzero(graph.space_of == number)[0]] = False
+
+
+def _take_over(reader: Reader, gone: Array) -> tuple[Array, list[Merge]]:
+    leaving = _leaving(reader.units, gone)
+    merges = []
+    for group, channel in np.argwhere(leaving & reader.hard):
+        staying = np.where(reader.carries[group] & ~leaving[group], np.abs(reader.value[group]), 0)
+        carrier = int(staying.argmax())
+        ratio = float(reader.value[group, channel] / reader.value[group, carrier])
+        merges.append(Merge(int(group), int(channel), carrier, ratio))
+    fold = np.where(leaving & ~reader.hard & reader.carries, np.nan_to_num(reader.value), 0.0)
+    return fold if reader.bears else np.zeros_like(fold), merges
+
+
+def _reasons(graph: ChannelGraph, facts: Facts, gone: Array) -> tuple[str, ...]:
+    constant, zero = np.zeros(len(gone), bool), np.zeros(len(gone), bool)
+    for step in graph.steps:
+        units, value = graph.labels[step.name], facts.values[step.name]
+        counts = facts.needed[step.name] & ~np.isnan(value) & (units >= 0)
+        zero[units[counts]] = True
+        constant[units[counts & (value != 0)]] = True
+    return tuple(
+        "" if not g else "constant" if c else "zero" if z else "unread" for g, c, z in zip(gone, constant, zero, strict=True)
+    )
+
+
+def _leaving(units: Array, gone: Array) -> Array:
+    return (units >= 0) & gone[units]
+
+
+def _stay(gone: Array, units: Array) -> None:
+    gone[units[units >= 0]] = False
