@@ -42,6 +42,12 @@ class SpaceReport:
     carriers: int
     reason: str | None
 
+    @property
+    def why(self) -> str:
+        """What went and why, in words: `3 zero, 1 constant`; empty when nothing did."""
+        counts = ((self.zero, "zero"), (self.constant, "constant"), (self.unread, "unread"))
+        return ", ".join(f"{count} {what}" for count, what in counts if count)
+
 
 @dataclass(frozen=True)
 class Totals:
@@ -77,8 +83,8 @@ class Report:
         return {
             "before": asdict(self.before),
             "after": asdict(self.after),
-            "removed": self.removed,
             "spaces": [asdict(space) for space in self.spaces],
+            "removed": [{"space": s.name, "channels": s.before - s.after, "why": s.why} for s in self.spaces if s.why],
             "not_understood": list(self.not_understood),
             "left_alone": dict(self.left_alone),
             "uncounted": list(self.uncounted),
