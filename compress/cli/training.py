@@ -109,6 +109,25 @@ def perceptual_options(function: Function) -> Function:
     return wrapped  # type: ignore[no-any-return]
 
 
+def distillation_options(function: Function) -> Function:
+    """Add `--output-weight --feature-weight`; the command gets them as `distillation: DistillationConfig`."""
+
+    @functools.wraps(function)
+    def with_config(*args: Any, **kwargs: Any) -> Any:
+        from compress.losses.distillation import DistillationConfig
+
+        kwargs["distillation"] = DistillationConfig(kwargs.pop("output_weight"), kwargs.pop("feature_weight"))
+        return function(*args, **kwargs)
+
+    wrapped: Any = with_config
+    for option in (
+        click.option("--feature-weight", type=float, default=0.05, show_default=True, help="Of the teacher's features; 0: off."),
+        click.option("--output-weight", type=float, default=1.0, show_default=True, help="Of the teacher's outputs; 0: off."),
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[no-any-return]
+
+
 def _job(kwargs: dict[str, Any]) -> Any:
     """Take this file's options out of `kwargs` and make a Job of them; `seed` stays, it belongs to every command."""
     taken = {name: kwargs.pop(name) for name in (*_OF_CONFIG, *_OF_JOB, "crop_size", "batch", "rate_schedule")}

@@ -103,23 +103,21 @@ class Distillation(nn.Module):
 def feature_maps(
     student: nn.Module, teacher: nn.Module, example: Tensor, kept: Mapping[str, tuple[int, ...]]
 ) -> tuple[FeatureMap, ...]:
-    """The maps that can be compared: outputs of the networks' outer modules that both have, where the channels are as many, or
-    `kept` (module name -> the teacher's channels that stayed) says which ones the student's are.
+    """The maps that can be compared: outputs of outer modules that both networks have, in the order in which they run.
 
+    `kept`: module name -> the teacher's channels that are the student's; a module that is not there has all of them.
     `example`: an input for both, (N, C, H, W).
     """
     ours, theirs = (_block_shapes(network, example) for network in (student, teacher))
     maps = []
-    for name, shape in ours.items():
+    for name, shape in list(ours.items())[:-1]:  # the last one makes the output, which is compared anyway
         wanted = theirs.get(name)
         if wanted is None or len(shape) != 4 or (shape[0], *shape[2:]) != (wanted[0], *wanted[2:]):
             continue
-        channels = kept.get(name)
-        if channels is not None and len(channels) == shape[1]:
+        channels = kept.get(name, tuple(range(wanted[1])))
+        if len(channels) == shape[1] and channels[-1] < wanted[1]:
             maps.append(FeatureMap(name, channels if shape != wanted else None))
-        elif channels is None and shape == wanted:
-            maps.append(FeatureMap(name))
-    return tuple(maps[:-1]) if maps and ours and maps[-1].name == list(ours)[-1] else tuple(maps)
+    return tuple(maps)
 
 
 def blocks(network: nn.Module) -> dict[str, nn.Module]:

@@ -52,9 +52,9 @@ class Target:
     """Exactly one of `sparsity`, `ratio`, `macs`, `params`, `widths` says how much.
 
     `sparsity`: share of single weights that are zero in the end (method `magnitude`). The others take channels away, with a
-    criterion's name as method: `ratio`: share removed of each space; `macs`, `params`: what stays; `widths`: glob pattern of space names -> channels
-    that stay. `rank`: `uniform` takes the same share of every space, `global` compares channels between spaces.
-    `multiple`: widths that stay are multiples of it, where a space is that wide.
+    criterion's name as method. `ratio`: share removed of each space. `macs`, `params`: what stays. `widths`: glob pattern of
+    space names -> channels that stay. `rank`: `uniform` takes the same share of every space, `global` compares channels
+    between spaces. `multiple`: widths that stay are multiples of it, where a space is that wide.
     """
 
     method: str | None = None
@@ -82,8 +82,8 @@ class Target:
             raise UsageError(f"no rank named {self.rank!r}", f"one of {', '.join(RANKS)}")
         if self.multiple < 1:
             raise UsageError(f"--multiple must be at least 1, got {self.multiple}")
-        if self.removes_weights and (self.rank, self.multiple) != ("uniform", 8):
-            raise UsageError("--rank and --multiple are for channels", "leave them away with --sparsity")
+        if given[0] in ("sparsity", "widths") and (self.rank, self.multiple) != ("uniform", 8):
+            raise UsageError(f"--rank and --multiple say nothing with --{given[0]}", "leave them away")
 
     @property
     def removes_weights(self) -> bool:
@@ -105,5 +105,5 @@ class Target:
             if getattr(self, name) is not None:
                 said[name] = str(getattr(self, name))
         if self.widths:
-            said["widths"] = dict(self.widths)
+            return {**said, "widths": dict(self.widths)}
         return said if self.removes_weights else {**said, "rank": self.rank, "multiple": self.multiple}

@@ -23,29 +23,30 @@ Appeal = Callable[[str, int], float]  # (space, channels that stay) -> how much 
 _HALVINGS = 40
 
 
-def allowed(exact: float, width: int, multiple: int) -> int:
-    """The width nearest to `exact` that may stay of `width`: a multiple, or all; never none.
+def step_of(width: int, group: int, multiple: int) -> int:
+    """What widths of a space are multiples of: of `multiple` where it is that wide, and of its `group` (equal blocks) always."""
+    both = math.lcm(multiple, group)
+    return both if width >= both else group
 
-    A space narrower than `multiple` may have any width from 1.
-    """
-    if width < multiple:
-        return max(1, min(width, math.floor(exact + 0.5)))
-    below = max(multiple, min(width, math.floor(exact / multiple) * multiple))
-    above = next_wider(below, width, multiple)
+
+def allowed(exact: float, width: int, step: int) -> int:
+    """The width nearest to `exact` that may stay of `width`: a multiple of `step`, or all; never none. Halfway, the wider."""
+    below = max(step, min(width, math.floor(exact / step) * step))
+    above = next_wider(below, width, step)
     return below if exact - below < above - exact else above
 
 
-def next_wider(kept: int, width: int, multiple: int) -> int:
+def next_wider(kept: int, width: int, step: int) -> int:
     """One step more than `kept`, at most `width`."""
-    return min(width, kept + 1 if width < multiple else (kept // multiple + 1) * multiple)
+    return min(width, (kept // step + 1) * step)
 
 
-def uniform(widths: Widths, multiple: int) -> Path:
+def uniform(full: Widths, steps: Widths) -> Path:
     """The same share of every space. Within a network the layers' scores say little about each other; this says nothing."""
-    return lambda share: {name: allowed(width * (1 - share), width, multiple) for name, width in widths.items()}
+    return lambda share: {name: allowed(width * (1 - share), width, steps[name]) for name, width in full.items()}
 
 
-def ranked(scores: Mapping[str, Tensor], multiple: int) -> Path:
+def ranked(scores: Mapping[str, Tensor], steps: Widths) -> Path:
     """The lowest scores of all spaces together go first.
 
     Scores are divided by their space's mean: an L1 norm grows with the size of the filters, and a norm layer behind them
@@ -57,17 +58,16 @@ def ranked(scores: Mapping[str, Tensor], multiple: int) -> Path:
     def widths(share: float) -> Widths:
         gone = min(round(share * len(everything)), len(everything) - 1)
         limit = everything[gone]
-        return {name: allowed(int((r >= limit).sum()), len(r), multiple) for name, r in relative.items()}
+        return {name: allowed(int((r >= limit).sum()), len(r), steps[name]) for name, r in relative.items()}
 
     return widths
 
 
-def by_ratio(path: Path, ratio: float, widths: Widths) -> Widths:
-    """The point of `path` at `ratio`. Raises PlanError where a space would keep less than half a channel."""
+def check_leaves_some(ratio: float, widths: Widths) -> None:
+    """Raise PlanError where a space would keep less than half a channel."""
     for name, width in widths.items():
         if width * (1 - ratio) < 0.5:
             raise PlanError(f"--ratio {ratio} would leave no channel of the {width} in {name}", "a smaller --ratio")
-    return path(ratio)
 
 
 def by_limit(path: Path, limit: int, cost: Callable[[Widths], int], unit: str) -> Widths:
@@ -86,12 +86,12 @@ def by_limit(path: Path, limit: int, cost: Callable[[Widths], int], unit: str) -
     return path(high)
 
 
-def refill(kept: Widths, full: Widths, multiple: int, limit: int, cost: Callable[[Widths], int], appeal: Appeal) -> Widths:
+def refill(kept: Widths, full: Widths, steps: Widths, limit: int, cost: Callable[[Widths], int], appeal: Appeal) -> Widths:
     """Give steps back to the spaces that want them most, as long as the cost stays within `limit`."""
     open_spaces = {name for name in kept if kept[name] < full[name]}
     while open_spaces:
         name = max(sorted(open_spaces), key=lambda n: appeal(n, kept[n]))
-        wider = {**kept, name: next_wider(kept[name], full[name], multiple)}
+        wider = {**kept, name: next_wider(kept[name], full[name], steps[name])}
         if cost(wider) > limit:
             open_spaces.discard(name)
             continue
@@ -101,7 +101,7 @@ def refill(kept: Widths, full: Widths, multiple: int, limit: int, cost: Callable
     return kept
 
 
-def by_pattern(wanted: Mapping[str, int], full: Widths) -> Widths:
+def by_pattern(wanted: Mapping[str, int], full: Widths, groups: Widths) -> Widths:
     """Widths spelled out: glob pattern -> channels that stay. Spaces that none names keep theirs; the last one that fits wins.
 
     Raises UsageError for a pattern that fits no space, PlanError for a width that a space cannot have.
@@ -114,6 +114,8 @@ def by_pattern(wanted: Mapping[str, int], full: Widths) -> Widths:
         for name in found:
             if not 1 <= width <= full[name]:
                 raise PlanError(f"--widths: {name} has {full[name]} channels, {width} of them cannot stay")
+            if width % groups[name]:
+                raise PlanError(f"--widths: {name} lies in {groups[name]} equal groups, {width} cannot be shared among them")
             kept[name] = width
     return kept
 

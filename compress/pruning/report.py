@@ -1,0 +1,92 @@
+"""What a pruning did, as the document that `--json` prints: before and after, what went and why, what was not understood.
+
+The shape is that of a strip's report, with what only pruning knows beside it. Never here: deciding, removing, files.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress.channels.graph import ChannelGraph
+from compress.pruning.plan import Plan
+from compress.pruning.stage import Pruned, Subject
+from compress.pruning.weights import prunable_weights, zeros_in
+
+Document = dict[str, Any]
+
+
+def predicted(before: Subject, plan: Plan) -> Document:
+    """What `plan` is going to do. Numbers that only a measurement gives are null."""
+    gone = {name: len(channels) for name, channels in plan.channels.items()}
+    cost = before.graph.predict(gone) if before.graph else None
+    parameters = cost.parameters if cost else _parameters(before.loaded.module)
+    after = {"parameters": parameters, "macs": cost.macs if cost else None, "bytes": None}
+    return _document(before, plan, after, gone, plan.zeros)
+
+
+def measured(before: Subject, plan: Plan, after: Pruned, stored: Mapping[str, Tensor]) -> Document:
+    """What became of it. `stored`: the tensors as they were written."""
+    module, report = after.loaded.module, after.stripped
+    gone = {space.name: space.before - space.after for space in report.spaces} if report else {}
+    macs = report.after.macs if report else _macs(before.graph)
+    totals = {"parameters": _parameters(module), "macs": macs, "bytes": _bytes(stored)}
+    zeros = sum(zeros_in(stored[name]) for name in prunable_weights(module).tensors) if plan.weights else 0
+    document = _document(before, plan, totals, gone, zeros)
+    if report:
+        said = report.to_json()
+        return document | {name: said[name] for name in ("left_alone", "checks")}
+    return document | {"deflated_bytes": _deflated_bytes(stored)}
+
+
+def _document(before: Subject, plan: Plan, after: Document, gone: Mapping[str, int], zeros: int) -> Document:
+    module, graph = before.loaded.module, before.graph
+    first = {"parameters": _parameters(module), "macs": _macs(graph), "bytes": _bytes(before.loaded.checkpoint.tensors)}
+    document: Document = {"target": dict(plan.target), "before": first, "after": after}
+    if plan.weights:
+        found = prunable_weights(module)
+        document["weights"] = {"prunable": found.total, "zeros_before": found.zeros, "zeros_after": zeros}
+    spaces = graph.spaces if graph else ()
+    document["spaces"] = [
+        {"name": s.name, "before": s.width, "after": s.width - gone.get(s.name, 0), "reason": s.reason} for s in spaces
+    ]
+    return document | {"removed": _removed(plan), "not_understood": _not_understood(module, plan, graph)}
+
+
+def _removed(plan: Plan) -> list[Document]:
+    asked = ", ".join(f"{key} {value}" for key, value in plan.target.items() if key != "method")
+    why = f"lowest by {plan.target.get('method', 'choice')} ({asked})"
+    if plan.channels:
+        return [{"space": name, "channels": list(gone), "why": why} for name, gone in plan.channels.items()]
+    masks = {name: plan.goes(name) for name in plan.weights}
+    return [{"tensor": name, "weights": int(mask.sum()), "of": mask.numel(), "why": why} for name, mask in masks.items()]
+
+
+def _not_understood(module: nn.Module, plan: Plan, graph: ChannelGraph | None) -> list[str]:
+    """What was left alone because nothing safe is known of it, and what is missing from the MACs."""
+    if plan.weights:
+        left = [f"{name} {why}" for name, why in prunable_weights(module).skipped.items()]
+    else:
+        left = [str(unknown) for unknown in graph.not_understood] if graph else []
+    uncounted = [f"the MACs of {name}" for name in graph.predict({}).uncounted] if graph else ["the network: it cannot be traced"]
+    return left + uncounted
+
+
+def _macs(graph: ChannelGraph | None) -> int | None:
+    return graph.predict({}).macs if graph else None
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _deflated_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Zeros save room only once they are compressed: what a zip of the tensors takes."""
+    return sum(len(zlib.compress(t.detach().cpu().contiguous().numpy().tobytes())) for t in tensors.values())
