@@ -99,6 +99,7 @@ def median_interval(values: Sequence[float], level: float = LEVEL) -> tuple[floa
 
 
 def summarise(record: Record) -> Summary:
+    """The statistics of one record, over the samples of all its rounds."""
     samples = record.samples_ms
     low, high = bootstrap_interval([round_.samples_ms for round_ in record.rounds])
     return Summary(median(samples), low, high, min(samples), percentile(samples, 0.95), mad(samples))

@@ -23,6 +23,7 @@ from compress.errors import CompressError, require
 
 
 def main() -> None:
+    """Read one request from stdin, measure, and answer on what was stdout: one JSON document, also for an error."""
     answer_to = _private_stdout()
     try:
         answer = observe(Job.from_json(json.loads(sys.argv[1])))

@@ -254,6 +254,7 @@ def module_of(node: Node) -> str:
 
 
 def line_of(node: Node) -> str | None:
+    """`file.py:12`: the innermost line of the user's own code that made `node`; None when the trace does not say."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
     ours = [(file, line) for file, line in frames if not file.startswith(_TORCH)]
     return f"{Path(ours[-1][0]).name}:{ours[-1][1]}" if ours else None

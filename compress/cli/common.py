@@ -75,7 +75,14 @@ class Talk:
         return Console(stderr=stderr, quiet=self.quiet and stderr, width=wide, highlight=False)
 
 
-class ShapeType(click.ParamType[Any]):
+class _NamedAsWritten(click.ParamType[Any]):
+    """Help shows the name as it is: click would write it in capitals."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return self.name
+
+
+class ShapeType(_NamedAsWritten):
     name = "1x3xHxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -84,7 +91,7 @@ class ShapeType(click.ParamType[Any]):
         return value if isinstance(value, tuple) else parse_shape(value)
 
 
-class SizeType(click.ParamType[Any]):
+class SizeType(_NamedAsWritten):
     name = "N or HxW"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -187,6 +194,9 @@ def errors_as_lines(as_json: bool) -> Iterator[None]:
         yield
     except CompressError as error:
         _fail(error, as_json)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         hint = error.ctx.command_path + " --help shows how" if isinstance(error, click.UsageError) and error.ctx else None
         _fail(UsageError(error.format_message(), hint), as_json)

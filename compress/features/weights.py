@@ -52,6 +52,7 @@ def find(name: str, file: Path | None = None) -> Path:
 
 
 def how_to_get(name: str) -> str:
+    """One line for a user without the weights of loss network `name`: where they are, and where to put them."""
     source = SOURCES[name]
     return f"get {source.url} and give it with --weights FILE, or put it into the folder that {FOLDER_VARIABLE} names"
 
