@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,14 +59,14 @@ def budget(**limits):
     ("limits", "line"),
     [
         ({"max_size": 1500}, None),
-        ({"max_size": 1499}, "max_size is 1.50 kB (1,500 bytes), the limit is 1.50 kB (1,499 bytes)"),
+        ({"max_size": 1499}, "max_size is 1,500 bytes, the limit is 1,499 bytes"),
         ({"max_deflate_size": 10}, f"max_deflate_size is {DEFLATED} bytes, the limit is 10 bytes"),
         ({"min_psnr_db": 36.5}, None),
         ({"min_psnr_db": 36.6}, "min_psnr_db is 36.50 dB, the limit is 36.60 dB"),
         ({"max_abs_err": 5}, None),
         ({"max_abs_err": 4.9}, "max_abs_err is 5, the limit is 4.9"),
         ({"max_mean_err": 0.4}, "max_mean_err is 0.5, the limit is 0.4"),
-        ({"max_partitions": 1}, "max_partitions was not measured, the limit is 1 partitions"),
+        ({"max_partitions": 1}, "max_partitions was not measured, the limit is 1"),
     ],
 )
 def test_broken_by(limits, line):
@@ -107,6 +108,7 @@ def test_loose_limits_are_found():
 
 def test_removed_and_entries():
     assert entry_of(card()) == ("candy_256x192", "dynamic")
+    assert entry_of(replace(card(), file="candy.onnx", kind="onnx", variant="fp32")) == ("candy", "onnx")
     both = Budget({("candy_256x192", "dynamic"): {}, ("candy_256x192", "int8"): {}})
     assert both.removed([card()]) == [("candy_256x192", "int8")]
 

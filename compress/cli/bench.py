@@ -145,8 +145,8 @@ def _warn(talk: Talk, names: Sequence[str], records: Sequence[Record]) -> None:
     from android_bench.statistics import doubts
 
     for name, record in zip(names, records, strict=True):
-        for doubt in doubts(record):
-            talk.warn(f"{name} on {record.backend}: {doubt}")
+        if found := doubts(record):
+            talk.warn(f"{name} on {record.backend}: {'; '.join(found)}")
     if len({tuple(tuple(sorted(shape)) for shape in record.inputs) for record in records}) > 1:  # NCHW or NHWC: the same work
         talk.warn("the inputs differ in size: these ratios compare unlike work")
 

@@ -1,0 +1,163 @@
+"""Fills the marked blocks of README and docs from the records. No number there is written by hand.
+
+    python benchmarks/tables.py            fill them
+    python benchmarks/tables.py --check    say which are out of date; exit code 1 when any is
+
+A block is `<!-- table: NAME -->`, anything, `<!-- end -->`; NAME is a row of TABLES below.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import lines
+
+from android_bench.record import Record, read_records
+from android_bench.statistics import paired_ratio, summarise
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "records"
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+NAMES = {  # file -> what it is, in a reader's words
+    "dense.safetensors": "dense, PyTorch",
+    "dense.onnx": "dense, ONNX Runtime",
+    "dense_256x256_stock.tflite": "dense, TFLite fp32, onnx2tf alone",
+    "dense_256x256_plain.tflite": "dense, TFLite fp32, no rewrites",
+    "dense_256x256_fp32.tflite": "dense, TFLite fp32, `compress export`",
+    "distilled.safetensors": "pruned and distilled, PyTorch",
+    "distilled_256x256_fp32.tflite": "pruned and distilled, TFLite fp32",
+    "distilled_256x256_dynamic.tflite": "pruned and distilled, TFLite dynamic range",
+    "scratch.safetensors": "same widths from scratch, PyTorch",
+}
+
+
+def latency(folder: Path) -> str:
+    records = read_records(folder / "latency.jsonl")
+    rows = [_latency_row(record, records[0]) for record in records]
+    first = records[0]
+    facts = (
+        f"{first.host['cpu']}, {first.threads} threads, 256x256, {len(first.rounds)} interleaved rounds, {first.measured_at[:10]}"
+    )
+    return markdown(("network", "MB", "median ms", "95 %", "x dense in PyTorch"), rows) + f"\n{facts}.\n"
+
+
+def targets(folder: Path) -> str:
+    """What was to be reached, and what was."""
+    by_name = {record.artifact: record for record in read_records(folder / "latency.jsonl")}
+    dense, small = by_name["dense.safetensors"], by_name["distilled_256x256_dynamic.tflite"]
+    rewritten = paired_ratio(by_name["dense_256x256_fp32.tflite"], by_name["dense_256x256_stock.tflite"])
+    faster = paired_ratio(small, dense)
+    roles = {(line["role"], line["network"]): line for line in _quality_means(folder)}
+    shipped = next(line for (role, _), line in roles.items() if role == "distilled")
+    helped = {line["name"]: median(line["samples_ms"]) for line in lines.read(folder / "help.jsonl")}
+    rows = [
+        ("TFLite fp32 of the dense network, x the latency of what onnx2tf alone makes", "<= 0.65", _interval(rewritten)),
+        ("distilled (dynamic range) against dense in PyTorch: times faster", ">= 8",
+         f"{1 / faster.value:.1f} ({1 / faster.high:.1f}..{1 / faster.low:.1f})"),
+        ("the same: times smaller, bytes of the file against the fp32 checkpoint", ">= 15", f"{dense.bytes / small.bytes:.1f}"),
+        ("style loss of distilled, x dense", "<= 1.10", f"{shipped['style']:.3f}"),
+        ("content loss of distilled, x dense", "<= 1.10", f"{shipped['content']:.3f}"),
+        ("samples a second in training, x a bare PyTorch loop", ">= 0.90", f"{_training_ratio(folder):.3f}"),
+        ("`compress --help`", "< 300 ms", f"{helped['compress --help']:.0f} ms"),
+    ]  # fmt: skip
+    return markdown(("what", "target", "measured"), rows)
+
+
+def quality(folder: Path) -> str:
+    rows = [
+        (
+            f"{line['role']} (`{line['network']}`)",
+            f"{line['style']:.3f}",
+            f"{line['content']:.3f}",
+            f"{line['relative_style']:.4f}",
+            "" if line["psnr_db"] is None else f"{line['psnr_db']:.2f}",
+            f"{line['ssim']:.3f}",
+        )
+        for line in _quality_means(folder)
+    ]
+    count = len({line["photo"] for line in lines.read(folder / "quality.jsonl")})
+    headers = ("network", "style, x dense", "content, x dense", "style, x the photo's", "PSNR to dense, dB", "SSIM to dense")
+    return markdown(headers, rows) + f"\nMeans over {count} photos.\n"
+
+
+def training(folder: Path) -> str:
+    found = lines.read(folder / "training.jsonl")
+    rows = [(line["name"], f"{1e3 * line['batch'] / median(line['samples_ms']):.2f}") for line in found]
+    first = found[0]
+    facts = f"{first['host']['cpu']}, {first['threads']} threads, {first['size']}x{first['size']}, batch {first['batch']}"
+    return markdown(("loop", "samples a second"), rows) + f"\nRatio of paired steps: {_training_ratio(folder):.3f}. {facts}.\n"
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"latency": latency, "targets": targets, "quality": quality, "training": training}
+
+
+def filled(text: str, folder: Path = RECORDS) -> str:
+    """`text` with every marked block made anew. Raises KeyError for a name that is no table, ValueError for no end."""
+    if text.count("<!-- table: ") != len(BLOCK.findall(text)):
+        raise ValueError("a <!-- table: NAME --> has no <!-- end -->")
+    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]](folder) + found[4], text)
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table: the first column to the left, the others to the right."""
+    ruler = ["---", *("--:" for _ in headers[1:])]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (headers, ruler, *rows))
+
+
+def documents() -> list[Path]:
+    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
+
+
+def _latency_row(record: Record, first: Record) -> tuple[str, ...]:
+    summary = summarise(record)
+    return (
+        NAMES.get(record.artifact, record.artifact),
+        f"{record.bytes / 1e6:.2f}",
+        f"{summary.median_ms:.1f}",
+        f"{summary.low_ms:.1f}..{summary.high_ms:.1f}",
+        "1" if record is first else _interval(paired_ratio(record, first)),
+    )
+
+
+def _interval(ratio: Any) -> str:
+    return f"{ratio.value:.3f} ({ratio.low:.3f}..{ratio.high:.3f})"
+
+
+def _quality_means(folder: Path) -> list[dict[str, Any]]:
+    """One row a network: losses as a share of the dense network's, in the order of the file."""
+    found = lines.read(folder / "quality.jsonl")
+    rows = []
+    for role, network in dict.fromkeys((line["role"], line["network"]) for line in found):
+        own = [line for line in found if (line["role"], line["network"]) == (role, network)]
+        means = {key: mean(line[key] for line in own) for key in ("style", "content", "photo_style", "ssim")}
+        known = [line["psnr_db"] for line in own if line["psnr_db"] is not None]
+        rows.append({"role": role, "network": network, **means, "psnr_db": mean(known) if known else None})
+    dense = dict(rows[0])
+    for row in rows:
+        row["relative_style"] = row["style"] / row["photo_style"]
+        row |= {key: row[key] / dense[key] for key in ("style", "content")}
+    return rows
+
+
+def _training_ratio(folder: Path) -> float:
+    samples = {line["name"]: line["samples_ms"] for line in lines.read(folder / "training.jsonl")}
+    return median(bare / ours for ours, bare in zip(samples["compress train"], samples["bare loop"], strict=True))
+
+
+def main() -> None:
+    stale = {path: new for path in documents() if (new := filled(path.read_text("utf-8"))) != path.read_text("utf-8")}
+    for path, new in stale.items():
+        print(path.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            path.write_text(new, "utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit("out of date: python benchmarks/tables.py")
+
+
+if __name__ == "__main__":
+    main()
