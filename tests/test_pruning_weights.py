@@ -161,20 +161,6 @@ def test_a_kept_weight_that_lands_on_zero_stays_kept() -> None:
     assert weight[2] == 0.5
 
 
-def test_only_named_tensors_are_held() -> None:
-    module = tiny()
-    optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    remove_smallest(prunable_weights(module).tensors, 0.5)
-    hold_masks(module, optimizer, ["0.weight"])
-    before = {n: int((w == 0).sum()) for n, w in prunable_weights(module).tensors.items()}
-    learn(module, optimizer, 2)
-    after = {n: int((w == 0).sum()) for n, w in prunable_weights(module).tensors.items()}
-    assert after["0.weight"] == before["0.weight"] > 0
-    assert after["3.weight"] < before["3.weight"]
-    with pytest.raises(PlanError, match=r"no parameter 9\.weight"):
-        hold_masks(module, optimizer, ["9.weight"])
-
-
 def test_increments_prune_at_their_steps_and_hold_between() -> None:
     module = tiny()
     optimizer = torch.optim.Adam(module.parameters(), 0.01)

@@ -115,8 +115,8 @@ def _shown(talk: Talk, output: Path, document: dict[str, Any], losses: dict[str,
     if "weights" in document:
         found = document["weights"]
         rows = [
-            (e["tensor"], f"{e['of']:,}", f"{e['of'] - e['weights']:,}", f"{1 - e['weights'] / e['of']:.1%}")
-            for e in document["removed"]
+            (t["name"], f"{t['weights']:,}", f"{t['weights'] - t['zeros']:,}", f"{1 - t['zeros'] / t['weights']:.1%}")
+            for t in document["tensors"]
         ]
         talk.table(("tensor", "weights", "stay", ""), rows)
         talk.show(f"{found['zeros_after']:,} of {found['prunable']:,} weights are zero")

@@ -13,17 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from compress.errors import PlanError
+from compress.pruning.plan import Plan, masks
 from compress.pruning.weights import prunable_weights, zeros_in
 
 
 class HeldMasks:
-    """Masks that are held through each step of `optimizer`, until `remove()`; also a context manager."""
+    """Masks that are held through each step of `optimizer`, until `remove()`; also a context manager.
 
-    def __init__(self, weights: Iterable[Tensor], optimizer: Optimizer) -> None:
+    `masks`: True for what stays, in each weight's shape; without, the zeros of the weights say what does not.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], optimizer: Optimizer, masks: Iterable[Tensor] | None = None) -> None:
         self._weights = list(weights)
-        self._masks: list[Tensor] = []
-        self.refresh()
+        self._masks = [mask.to(w.device) for mask, w in zip(masks, self._weights, strict=True)] if masks is not None else []
+        if masks is None:
+            self.refresh()
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it; hooks belong to the one that steps
         self._handles = [
             optimizer.register_step_pre_hook(self._mask_gradients),
@@ -58,16 +62,13 @@ class HeldMasks:
             weight.masked_fill_((weight == 0) & mask, torch.finfo(weight.dtype).tiny)
 
 
-def hold_masks(module: nn.Module, optimizer: Optimizer, names: Iterable[str] | None = None) -> HeldMasks:
-    """Hold the zeros in `module`'s weights through `optimizer`'s steps.
+def hold_masks(module: nn.Module, optimizer: Optimizer, plan: Plan | None = None) -> HeldMasks:
+    """Hold what was pruned at zero through `optimizer`'s steps.
 
-    `names`: the tensors to hold; without, every prunable weight that has zeros. Raises PlanError for a name that is no
-    parameter.
+    With `plan`: what it names, channels too (all that writes them: weights, biases, norm scale and shift). Without: the zeros
+    in every prunable weight. Raises PlanError when the plan was made for another network.
     """
-    if names is None:
+    if plan is None:
         return HeldMasks([w for w in prunable_weights(module).tensors.values() if zeros_in(w)], optimizer)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    missing = [name for name in names if name not in parameters]
-    if missing:
-        raise PlanError(f"the network has no parameter {missing[0]}", "hold masks on the network that the plan was made for")
-    return HeldMasks([parameters[name] for name in names], optimizer)
+    kept, parameters = masks(module, plan), dict(module.named_parameters())
+    return HeldMasks([parameters[name] for name in kept], optimizer, kept.values())

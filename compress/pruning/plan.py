@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 import hashlib
 import json
 import zlib
@@ -151,9 +152,22 @@ def apply(module: nn.Module, plan: Plan, graph: ChannelGraph | None = None, spec
             raise PlanError(f"the plan prunes {name}, which is no parameter of the network", _AGAIN)
         parameters[name].masked_fill_(plan.goes(name).to(parameters[name].device), 0)
     if plan.channels:
-        graph = graph or trace(module, tuple(torch.zeros(shape) for shape in plan.examples))
+        graph = graph or _traced(module, plan)
         _check_spaces(plan, graph)
         graph.zero_(module, dict(plan.channels))
+
+
+@torch.no_grad()
+def masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
+    """What stays of each parameter of `module` that `plan` touches: name -> bool, in its shape.
+
+    Raises PlanError when the plan was made for another network.
+    """
+    ones = copy.deepcopy(module)
+    for parameter in ones.parameters():
+        parameter.fill_(1)
+    apply(ones, plan, None if plan.weights else _traced(module, plan))
+    return {name: parameter != 0 for name, parameter in ones.named_parameters() if not bool(parameter.all())}
 
 
 def write(path: Path, plan: Plan) -> None:
@@ -193,6 +207,11 @@ def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 _AGAIN = "make a plan for this network: --plan-only"
+
+
+def _traced(module: nn.Module, plan: Plan) -> ChannelGraph:
+    like = next(module.parameters())
+    return trace(module, tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in plan.examples))
 
 
 def _check_spaces(plan: Plan, graph: ChannelGraph) -> None:

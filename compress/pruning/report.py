@@ -49,20 +49,36 @@ def _document(before: Subject, plan: Plan, after: Document, gone: Mapping[str, i
     if plan.weights:
         found = prunable_weights(module)
         document["weights"] = {"prunable": found.total, "zeros_before": found.zeros, "zeros_after": zeros}
-    spaces = graph.spaces if graph else ()
-    document["spaces"] = [
-        {"name": s.name, "before": s.width, "after": s.width - gone.get(s.name, 0), "reason": s.reason} for s in spaces
+        document |= {"removed": max(0, zeros - found.zeros), "tensors": _tensors(plan)}
+    else:
+        document["removed"] = sum(gone.values())
+    document["spaces"] = _spaces(graph, plan, gone) if graph else []
+    return document | {"not_understood": _not_understood(module, plan, graph)}
+
+
+def _spaces(graph: ChannelGraph, plan: Plan, gone: Mapping[str, int]) -> list[Document]:
+    return [
+        {
+            "name": space.name,
+            "before": space.width,
+            "after": space.width - gone.get(space.name, 0),
+            "channels": list(plan.channels.get(space.name, ())),
+            "why": _why(plan) if space.name in plan.channels else None,
+            "reason": space.reason,
+        }
+        for space in graph.spaces
     ]
-    return document | {"removed": _removed(plan), "not_understood": _not_understood(module, plan, graph)}
 
 
-def _removed(plan: Plan) -> list[Document]:
-    asked = ", ".join(f"{key} {value}" for key, value in plan.target.items() if key != "method")
-    why = f"lowest by {plan.target.get('method', 'choice')} ({asked})"
-    if plan.channels:
-        return [{"space": name, "channels": list(gone), "why": why} for name, gone in plan.channels.items()]
+def _tensors(plan: Plan) -> list[Document]:
     masks = {name: plan.goes(name) for name in plan.weights}
-    return [{"tensor": name, "weights": int(mask.sum()), "of": mask.numel(), "why": why} for name, mask in masks.items()]
+    return [{"name": n, "weights": m.numel(), "zeros": int(m.sum()), "why": _why(plan)} for n, m in masks.items()]
+
+
+def _why(plan: Plan) -> str:
+    asked = {key: value for key, value in plan.target.items() if key in ("sparsity", "ratio", "macs", "params")}
+    said = ", ".join(f"{key} {value}" for key, value in asked.items())
+    return f"lowest by {plan.target.get('method', 'choice')}" + (f" ({said})" if said else "")
 
 
 def _not_understood(module: nn.Module, plan: Plan, graph: ChannelGraph | None) -> list[str]:
