@@ -48,8 +48,14 @@ def for_examples(
 
 
 def values(shape: Shape, dtype: str, random: np.random.Generator) -> NDArray[Any]:
-    """Floats in 0..1; small integers over their whole range; wide ones, which are indices or sizes, zero; booleans at random."""
-    kind = np.dtype(dtype)
+    """Floats in 0..1; small integers over their whole range; wide ones, which are indices or sizes, zero; booleans at random.
+
+    Raises UsageError for any other type.
+    """
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise UsageError(f"an input of type {dtype} cannot be made up") from error
     if kind.kind == "f":
         return random.random(shape).astype(kind)
     if kind.kind == "b":

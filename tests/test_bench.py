@@ -356,8 +356,9 @@ def test_inputs():
     )
     assert (image.dtype, image.min() < 10, image.max() > 245) == (np.uint8, True, True)
     assert (flag.dtype, token.tolist(), other.min() < 0) == (np.bool_, [[0] * 5], True)
-    with pytest.raises(UsageError, match="type str"):
-        for_ports([Port("s", "str", (1,))], "NHWC", None, 0)
+    for odd in ("str", "string", "bfloat16"):
+        with pytest.raises(UsageError, match=f"type {odd} cannot be made up"):
+            for_ports([Port("s", odd, (1,))], "NHWC", None, 0)
     pixels, logits = for_examples([(1, 3, 8, 9), (1, 7)], [PRESETS["caffe"], None], (20, 28), 0)
     assert (pixels.shape, pixels.dtype, logits.shape) == ((1, 3, 20, 28), np.float32, (1, 7))
     assert pixels.min() < -90

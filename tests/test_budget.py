@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -284,3 +285,13 @@ def test_damaged_records_are_named(tmp_path):
 
 def test_nothing_parses_to_no_entries():
     assert parse_budget("version = 1\n").entries == {}
+
+
+def test_the_page_names_every_limit_and_its_example_is_read():
+    page = (Path(__file__).parent.parent / "docs" / "budget.md").read_text("utf-8")
+    assert all(f"`{key}`" in page for key in LIMITS)
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    assert parse_budget(example).entries == {
+        ("candy_256x256", "dynamic"): {"max_size": 1_800_000, "min_psnr_db": 32},
+        ("candy", "onnx"): {"max_size": 7_000_000},
+    }

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +108,9 @@ def test_records_budgets_and_cards_are_read_without_any_framework():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['cpu', 'cpu', 'cpu']", done.stderr
+
+
+def test_the_page_names_every_key_of_a_record():
+    page = (Path(__file__).parent.parent / "docs" / "bench.md").read_text("utf-8")
+    assert all(f"`{key}`" in page for key in record().to_json() if key != "schema")
+    assert all(f"`{key}`" in page for key in record().to_json()["rounds"][0] if key not in ("index", "samples"))

@@ -45,6 +45,7 @@ def bench(
     """
     from android_bench.protocol import Run
     from android_bench.statistics import document
+    from compress.errors import CompressError, UsageError
     from compress.files import check_output
 
     paths = expanded(files)
@@ -53,12 +54,13 @@ def bench(
     run = Run(jobs_for(paths, net, settings), settings["rounds"], settings["seed"])
     try:
         run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen))
-    finally:  # what was measured stays: after an error, after Ctrl-C
-        records = run.records()
-        if records:
-            _keep(talk, records, output)
-            _show(talk, run.measured())
-    return {"records": [document(record) for record in records]}
+    except UsageError:
+        raise
+    except (CompressError, KeyboardInterrupt):  # what was measured stays
+        _finish(talk, run.measured(), output)
+        raise
+    _finish(talk, run.measured(), output)
+    return {"records": [document(record) for record in run.records()]}
 
 
 def expanded(files: Sequence[Path]) -> list[Path]:
@@ -93,7 +95,7 @@ def jobs_for(paths: Sequence[Path], net: NetOptions, settings: dict[str, Any]) -
     return [
         Job(str(path), backend.name, threads, settings["size"], settings["seed"], told, sampling)
         for path in paths
-        for device in settings["devices"]
+        for device in dict.fromkeys(settings["devices"])
         for backend in backends.for_file(path, device)
     ]
 
@@ -109,12 +111,15 @@ def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError) -> Non
         talk.warn(f"{seen.message}; left out of the rounds to come")
 
 
-def _keep(talk: Talk, records: Sequence[Record], output: Path | None) -> None:
+def _finish(talk: Talk, measured: Sequence[tuple[Job, Record]], output: Path | None) -> None:
+    """Show what was measured, if anything was, and then write it: a full disk does not take the table with it."""
     from android_bench.record import write_records
 
-    if output:
-        write_records(output, records)
-        talk.say(f"{len(records)} records in {output}")
+    if measured:
+        _show(talk, measured)
+    if measured and output:
+        write_records(output, [record for _, record in measured])
+        talk.say(f"{len(measured)} records in {output}")
 
 
 def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
