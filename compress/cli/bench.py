@@ -107,7 +107,7 @@ def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError) -> Non
     if isinstance(seen, Seen):
         samples = seen.round.samples_ms
         talk.say(f"{progress}  {Path(job.path).name} on {job.backend}: {median(samples):.2f} ms ({len(samples)} runs)")
-    else:
+    else:  # the error itself ends the command
         talk.warn(f"{seen.message}; left out of the rounds to come")
 
 
