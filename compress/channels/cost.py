@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 from torch import Tensor, nn
@@ -33,11 +34,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Sizes:
-    """`parameters`: name -> shape. `held`: (tensor, axis) -> how many positions a channel of each space takes there."""
+    """`parameters`: name -> shape. `held`: (tensor, axis) -> how many positions a channel of each space takes
+    there, on average over its groups."""
 
     parameters: Mapping[str, tuple[int, ...]]
     groups: Mapping[str, int]
-    held: Mapping[tuple[str, int], Mapping[str, int]]
+    held: Mapping[tuple[str, int], Mapping[str, Fraction]]
     layers: tuple[Layer, ...]
     fixed_macs: int
     uncounted: tuple[str, ...]
@@ -56,7 +58,7 @@ class Sizes:
         }
 
     def _gone(self, tensor: str, axis: int, removed: Mapping[str, int]) -> int:
-        gone = sum(each * removed.get(space, 0) for space, each in self.held.get((tensor, axis), {}).items())
+        gone = int(sum(each * removed.get(space, 0) for space, each in self.held.get((tensor, axis), {}).items()))
         groups = self.groups.get(tensor, 1)
         if axis != 1 or groups == 1:
             return gone

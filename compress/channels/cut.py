@@ -56,15 +56,14 @@ def _taken_over(
     graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tensor], changed: dict[str, Tensor]
 ) -> dict[str, tuple[Tensor, Array]]:
     """Merge into weights (`changed`); return the biases that folding gives, still of full width, with their units."""
-    biases = {}
-    for step in {s.weight: s for s in graph.steps if isinstance(s, Linear)}.values():
-        fold = removal.folds[step.weight]
-        if fold.any():
-            name = step.bias or f"{step.owner}.bias"
+    biases: dict[str, tuple[Tensor, Array]] = {}
+    for step in (step for step in graph.steps if isinstance(step, Linear)):
+        fold, name = removal.folds[step.weight], step.bias or f"{step.owner}.bias"
+        if fold.any() and name not in biases:
             old = tensors[name].detach().double() if step.bias else torch.zeros(step.out, dtype=torch.float64)
             added = (step.sums(tensors) * fold[:, None]).sum(-1).ravel()
             biases[name] = (old + torch.from_numpy(added), graph.axes[step.weight, 1 if step.transposed else 0])
-        if removal.merges[step.weight]:
+        if removal.merges[step.weight] and step.weight not in changed:
             weight = tensors[step.weight].detach().double().clone()
             matrix = step.matrix({step.weight: weight})
             for merge in removal.merges[step.weight]:

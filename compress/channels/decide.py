@@ -105,7 +105,7 @@ def _readers(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], g
     cancelled = _cancelled(graph)
     readers = []
     for steps in calls.values():
-        shared = steps[0].bias is not None and len(weights_of[steps[0].bias]) > 1
+        shared = any(step.bias is not None and len(weights_of[step.bias]) > 1 for step in steps)
         cancels = all(step.name in cancelled for step in steps)
         found = [_reader(graph, facts, tensors, step, shared, cancels) for step in steps]
         readers.append(found[0] if len(found) == 1 else _agreed(found, gone))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -57,12 +58,15 @@ class ChannelGraph:
         return {space.name: space for space in self.spaces}
 
     def rows(self, space: ChannelSpace, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        """For each weight (of a convolution or linear layer) that writes the space: (width, -1), what writes each channel."""
-        return [
-            _along(tensors[writer.tensor].detach(), writer)[writer.index].flatten(1)
-            for writer in space.writers
-            if writer.role == "weight"
-        ]
+        """For each weight (of a convolution or linear layer) that writes the space: (width, -1), what writes each channel.
+
+        A channel that the weight does not write has zeros.
+        """
+        found = []
+        for writer in (writer for writer in space.writers if writer.role == "weight"):
+            part = _along(tensors[writer.tensor].detach(), writer)[writer.index].flatten(1)
+            found.append(part.new_zeros(space.width, part.shape[1]).index_copy_(0, writer.channels, part))
+        return found
 
     @torch.no_grad()
     def zero_(self, module: nn.Module, channels: Mapping[str, Sequence[int]]) -> None:
@@ -76,8 +80,9 @@ class ChannelGraph:
         for name, positions in channels.items():
             chosen = torch.as_tensor(list(positions), dtype=torch.long)
             for writer in self.space(name).writers:
-                if writer.tensor in parameters and chosen.numel():
-                    _zero(parameters[writer.tensor], writer, writer.index[chosen].flatten())
+                hit = torch.isin(writer.channels, chosen)
+                if writer.tensor in parameters and hit.any():
+                    _zero(parameters[writer.tensor], writer, writer.index[hit].flatten())
 
     def predict(self, removed: Mapping[str, int]) -> Cost:
         """Parameters and MACs (for the example's size) when so many channels of each space are gone, equally in each group."""
@@ -118,10 +123,10 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:
 
 
 def _sizes(walk: Walk, axes: Mapping[tuple[str, int], Array], spaces: Sequence[ChannelSpace], module: nn.Module) -> Sizes:
-    held: dict[tuple[str, int], dict[str, int]] = {}
+    held: dict[tuple[str, int], dict[str, Fraction]] = {}
     for space in spaces:
         for binding in space.bindings:
-            held.setdefault((binding.tensor, binding.axis), {})[space.name] = binding.index.shape[1]
+            held.setdefault((binding.tensor, binding.axis), {})[space.name] = Fraction(binding.index.numel(), space.width)
     parameters = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
     layers = tuple(Layer(s.weight, s.groups, s.positions) for s in walk.steps if isinstance(s, Linear))
     opaque = [step for step in walk.steps if isinstance(step, Opaque)]

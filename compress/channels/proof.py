@@ -73,7 +73,6 @@ class Witness:
                 raise TraceError(f"the network does not run at {_named(size)}: {said}")
         for choices in [] if sizes else self._ladder():
             next((size for size in choices if not self._ask(size)), None)
-        self._rounded = {size: _run(self._own, self.inputs(size, self.dtype)) for size in self.answers}
 
     @property
     def sizes(self) -> list[Size]:
@@ -84,31 +83,36 @@ class Witness:
         generator = torch.Generator().manual_seed(0)
         return [self._like(example, size, generator, dtype) for example in self._examples]
 
-    def fault(self, candidate: nn.Module) -> Fault | None:
-        """Where `candidate`, in the precision `exact`, first fails or differs by more than rounding."""
+    def compare(self, candidate: nn.Module) -> list[Check] | Fault:
+        """Hold `candidate` against the answers in the precision `exact`, size by size; the first fault ends it."""
+        checks = []
         for size, answer in self.answers.items():
             try:
-                found = _run(candidate, self.inputs(size, self.exact))
+                gap, span = distance(answer, _run(candidate, self.inputs(size, self.exact)))
             except RUN_ERRORS as error:
                 return Fault(size, f"it fails with {_short(error)}")
-            gap, _ = distance(answer, found)
-            if not gap <= (LIMIT_64 if self.exact == torch.float64 else LIMIT_32):
+            limit = LIMIT_64 if self.exact == torch.float64 else LIMIT_32
+            if not gap <= limit:
                 return Fault(size, f"the output moves by {gap:.1e} of its range")
-        return None
+            checks.append(Check(size, _name(self.exact), gap, limit, span, 0.0))
+        return checks
 
-    def checks(self, exact: nn.Module, stripped: nn.Module) -> Iterator[Check]:
-        """At every size, in float64 (where the network runs in it) and in the network's own precision."""
+    def rounded(self, stripped: nn.Module) -> list[Check]:
+        """The same in the network's own precision, where that is another one."""
+        if self.dtype == self.exact:
+            return []
+        checks = []
         for size, answer in self.answers.items():
-            if self.exact == torch.float64:
-                gap, span = distance(answer, _run(exact, self.inputs(size, torch.float64)))
-                yield Check(size, "float64", gap, LIMIT_64, span, 0.0)
-            if self.dtype != torch.float64:
-                rounding, _ = distance(answer, self._rounded[size])
-                gap, span = distance(self._rounded[size], _run(stripped, self.inputs(size, self.dtype)))
-                yield Check(size, str(self.dtype).removeprefix("torch."), gap, max(LIMIT_32, 3 * rounding), span, rounding)
+            reference = _run(self._own, self.inputs(size, self.dtype))
+            rounding, _ = distance(answer, reference)
+            gap, span = distance(reference, _run(stripped, self.inputs(size, self.dtype)))
+            checks.append(Check(size, _name(self.dtype), gap, max(LIMIT_32, 3 * rounding), span, rounding))
+        return checks
 
     def _ask(self, size: Size) -> str:
         """Run at `size` and keep the answer; what went wrong, if it did."""
+        if size in self.answers:
+            return ""
         module = self._double if self.exact == torch.float64 else self._own
         try:
             self.answers[size] = _run(module, self.inputs(size, self.exact))
@@ -179,6 +183,10 @@ def _odd(number: float) -> int:
 
 def _multiple(unit: int) -> Callable[[float], int]:
     return lambda number: unit * round(number / unit)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _named(size: Size) -> str:

@@ -20,17 +20,19 @@ WRITERS = ("weight", "bias", "scale", "shift")
 
 @dataclass(frozen=True)
 class Binding:
-    """Where the channels of a space lie along one axis of one tensor of the module.
+    """Where channels of a space lie along one axis of one tensor of the module.
 
-    `index` (width, k): for each channel of the space, its k positions along the axis (k > 1 after a flatten, before a pixel
-    shuffle, behind a depthwise multiplier). With `groups` > 1 and axis 1, positions count through all groups: position p
-    belongs to the rows (axis 0) of group p // size and is its column p % size. `role`: weight, bias, scale, shift write
-    the channels; into reads them; mean, variance, other follow them.
+    `channels` (n): which of the space; all of them, but where only one half of a chunk is meant. `index` (n, k): for each of
+    these its k positions along the axis (k > 1 after a flatten, before a pixel shuffle, behind a depthwise multiplier).
+    With `groups` > 1 and axis 1, positions count through all groups: position p belongs to the rows (axis 0) of group
+    p // size, and is its column p % size. `role`: weight, bias, scale, shift write the channels; into reads them; mean,
+    variance, other follow them.
     """
 
     tensor: str
     axis: int
     index: Tensor = field(repr=False)
+    channels: Tensor = field(repr=False)
     role: str
     groups: int = 1
 
@@ -145,9 +147,10 @@ def _bindings(
         for number in dict.fromkeys(classes[units[tracked]].tolist()):
             positions = tracked[classes[units[tracked]] == number]
             positions = positions[np.argsort(place[units[positions]], kind="stable")]
-            index = torch.from_numpy(positions.reshape(len(order[number]), -1))
+            channels = np.unique(place[units[positions]])
+            index = torch.from_numpy(positions.reshape(len(channels), -1))
             role, groups = walk.roles.get((tensor, axis), "other"), walk.groups.get(tensor, 1)
-            found.setdefault(number, []).append(Binding(tensor, axis, index, role, groups))
+            found.setdefault(number, []).append(Binding(tensor, axis, index, torch.from_numpy(channels), role, groups))
     return dict(sorted(found.items()))
 
 

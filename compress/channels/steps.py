@@ -57,6 +57,8 @@ class Channelwise(Step):
     def constants(self, values: Sequence[Array], shape: tuple[int, ...], tensors: Tensors) -> Array:
         found = self.evaluate(values, tensors)
         found = np.where(np.isfinite(found), found, np.nan)
+        if found.size > np.prod(shape):  # along an axis whose channels are not tracked
+            return np.full(shape, np.nan)
         return found.reshape(shape) if found.size == np.prod(shape) else np.broadcast_to(found, shape).copy()
 
     def reads(self, live: Array, shapes: Sequence[tuple[int, ...]], tensors: Tensors) -> list[Array]:

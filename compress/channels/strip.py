@@ -20,7 +20,7 @@ from compress.channels.cut import Cut, cut
 from compress.channels.decide import Removal, decide
 from compress.channels.export import copied
 from compress.channels.graph import ChannelGraph, trace
-from compress.channels.proof import Check, Size, Witness
+from compress.channels.proof import Check, Fault, Size, Witness
 from compress.channels.rebuild import rebuild
 from compress.checkpoint import check_finite
 from compress.errors import ParityError
@@ -114,12 +114,12 @@ def strip(module: nn.Module, examples: Sequence[Tensor], *, sizes: Sequence[Size
         return Stripped(copied(module).eval(), _report(work, removal, {}, ()))
     witness = Witness(module, examples, sizes)
     alone: dict[int, str] = {}
-    while fault := witness.fault(work.rebuilt(removal, witness.exact)):
+    while isinstance(found := witness.compare(work.rebuilt(removal, witness.exact)), Fault):
         culprit = _culprit(work, witness, removal, alone)
-        alone[culprit] = f"without its channels {fault.said} at {'x'.join(map(str, fault.size))}"
+        alone[culprit] = f"without its channels {found.said} at {'x'.join(map(str, found.size))}"
         removal = work.decide(alone)
     stripped = work.rebuilt(removal)
-    checks = tuple(witness.checks(work.rebuilt(removal, witness.exact), stripped))
+    checks = (*found, *witness.rounded(stripped))
     worst = max(checks, key=lambda check: check.gap / check.limit)
     if not worst.holds:
         raise ParityError(
@@ -172,7 +172,7 @@ def _culprit(work: _Work, witness: Witness, removal: Removal, alone: Mapping[int
 
     def harmless(count: int) -> bool:
         attempt = work.decide({*alone, *touched[count:]})
-        return witness.fault(work.rebuilt(attempt, witness.exact)) is None
+        return not isinstance(witness.compare(work.rebuilt(attempt, witness.exact)), Fault)
 
     if not harmless(0):
         raise ParityError("the network gives different outputs for the same input", "strip needs it deterministic in eval mode")

@@ -132,7 +132,7 @@ def mix(walk: Walk, node: Node, call: _Call) -> None:
     labels = out.reshape([-1 if axis == call.channels else 1 for axis in range(len(shape_of(node)))])
     step = Linear(
         node.name, op_of(node), module_of(node), (call.source.name,), name, bias, call.groups, call.transposed,
-        len(out), len(into), call.inside, call.positions, _owner(walk, name),
+        len(out), len(into), call.inside, call.positions, _owner(walk, node, name),
     )  # fmt: skip
     walk.add(node, step, [] if bias or len(out) > 1 else [call.source], labels)
 
@@ -154,11 +154,12 @@ def _along(labels: Array, count: int) -> Array:
     return labels.ravel() if labels.size == count else np.full(count, FIXED)
 
 
-def _owner(walk: Walk, weight: str) -> str | None:
-    """The module that holds the weight, when it is of a kind whose forward uses `self.bias`."""
-    module, _, local = weight.rpartition(".")
+def _owner(walk: Walk, node: Node, weight: str) -> str | None:
+    """The module that makes the call with its own weight, when it is of a kind whose forward uses `self.bias`."""
+    module = module_of(node)
     kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-    return module if local == "weight" and isinstance(walk.modules.get(module), kind) else None
+    owner = walk.modules.get(module)
+    return module if isinstance(owner, kind) and owner.weight is walk.tensors[weight] else None
 
 
 def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
