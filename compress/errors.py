@@ -34,8 +34,8 @@ class CompressError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _one_line(message)
+        self.hint = _one_line(hint) if hint else None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -43,6 +43,11 @@ class CompressError(Exception):
     def to_json(self) -> dict[str, Any]:
         """`{"error": {"kind", "message", "hint"}}`, the shape that `--json` prints."""
         return {"error": {"kind": self.kind, "message": self.message, "hint": self.hint}}
+
+
+def _one_line(text: str) -> str:
+    """Names out of hostile files come into messages: no line breaks, no commands to the terminal."""
+    return "".join(c if c.isprintable() else " " for c in text.strip())
 
 
 class _DocumentError(CompressError):

@@ -277,3 +277,9 @@ def test_errors_as_json_have_one_shape() -> None:
     found: Any = UsageError("what", "do").to_json()
     assert found == {"error": {"kind": "usage", "message": "what", "hint": "do"}}
     assert str(UsageError("what", "do")) == "what (do)"
+
+
+def test_messages_are_one_line_without_commands_to_the_terminal() -> None:
+    error = CompressError("a\nb\x1b[31m \u202e grüße", "c\r\n")
+    assert error.message == "a b [31m   grüße"
+    assert error.hint == "c"
