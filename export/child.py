@@ -81,8 +81,9 @@ def _reason(code: int | None, said: str, seconds: float) -> str:
         return f"took longer than {seconds:g} s"
     if code < 0:
         return f"crashed ({signal.Signals(-code).name})"
-    last = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "failed without a word")
-    return re.sub(r"^compress\.errors\.\w+: ", "", last)[:300]
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["failed without a word"]
+    last = max((n for n, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), default=len(lines) - 1)
+    return re.sub(r"^compress\.errors\.\w+: ", "", " ".join(lines[last : last + 2]))[:300]  # a message may go on below
 
 
 def _read(log: Path) -> str:

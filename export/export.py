@@ -12,21 +12,21 @@ from typing import Any
 
 import onnx
 
-from compress.errors import CompressError, ConversionError, ParityError, UsageError, require
+from compress.errors import CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
+from compress.photos import list_photos
 from export import child, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.conversion import Ran, Request, convert
 from export.parity import Yardstick
-from export.samples import InputSpec, Samples, gather, require_photos
-from export.source import Size, Source, graph_run
+from export.samples import InputSpec, Samples, gather, require_pictures
+from export.source import Built, Size, Source, graph_run
 from export.tflite import Failure
+from export.tools import RECORDED, check_tools
 from export.variants import REFERENCE, VARIANTS, Variant
 
 Chain = tuple[Parity, ...]
-TOOLS = ("mobile-compress", "torch", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert", "numpy")
-NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow", "tf_keras", "ai_edge_litert")
 FAR_DB = 25.0  # below this PSNR a variant is visibly not the network, and that is said aloud
 FAR_SHARE = 0.25  # the same of an output that is no picture: the largest difference, as a share of its range
 
@@ -47,6 +47,11 @@ class ExportConfig:
             raise UsageError(f"no target named {self.target!r}", f"there are {', '.join(rewrites.TARGETS)}")
         if not self.variants:
             raise UsageError("no variant to make", f"there are {', '.join(VARIANTS)}")
+        if self.calibration is None and any(row.calibrated for row in self.variants):
+            needy = ", ".join(row.name for row in self.variants if row.calibrated)
+            raise UsageError(
+                f"{needy} needs photos to find the range of every activation", "--calibration DIR, 16 photos or more"
+            )
         if self.seconds <= 0:
             raise UsageError(f"the time limit must be above zero, got {self.seconds}")
 
@@ -83,12 +88,6 @@ class Report:
     pictures: str
 
 
-def check_tools() -> None:
-    """Raise MissingToolError for the first package that an export would lack, before any work. Imports none of them."""
-    for package in NEEDED:
-        require(package, "export")
-
-
 def check_outputs(folder: Path, path: Path, sizes: Sequence[Size], config: ExportConfig) -> None:
     """Refuse before any work what could not be written: see `compress.files.check_output`. Raises OutputError."""
     files = [tflite_path(folder, path.stem, size, row.name) for size in sizes for row in config.variants]
@@ -111,13 +110,16 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     check_tools()
     check_outputs(folder, source.path, source.sizes, config)
     if any(row.calibrated for row in config.variants):
-        require_photos(source.inputs[0], config.calibration)
+        require_pictures(source.inputs[0])
+    if config.calibration is not None:
+        list_photos(config.calibration)  # for its errors, before the work
+    built = source.build()
     shipped: Artifact | None = None
     made: list[Made] = []
     stages: dict[Size, tuple[Parity, ...]] = {}
     pictures = ""
     for index, size in enumerate(source.sizes):
-        one = _Exporter(source, folder, config, index, gather(source.inputs[index], config.calibration, config.seed))
+        one = _Exporter(source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed))
         pictures = one.samples.about
         yardstick, chain = one.before_tflite()
         if shipped is None:
@@ -137,6 +139,7 @@ class _Exporter:
     """One size of one source on its way."""
 
     source: Source
+    built: Built
     folder: Path
     config: ExportConfig
     index: int
@@ -152,14 +155,13 @@ class _Exporter:
 
     def before_tflite(self) -> tuple[Yardstick, Chain]:
         """Run the network as given, and hold what was done to it up to ONNX against that."""
-        given, *later = self.source.stages
-        yardstick = Yardstick.of(given.run, self.samples.compared, self.source.formats)
-        runs = [*((stage.name, stage.run) for stage in later), ("onnx", graph_run(self.source.graphs[self.index]))]
+        yardstick = Yardstick.of(self.source.given, self.samples.compared, self.source.formats)
+        runs = [*((stage.name, stage.run) for stage in self.built.stages), ("onnx", graph_run(self.built.graphs[self.index]))]
         return yardstick, tuple(yardstick.hold(name, [run(sample) for sample in yardstick.samples]) for name, run in runs)
 
     def rewritten(self, yardstick: Yardstick, chain: Chain) -> tuple[onnx.ModelProto, Mapping[str, int], Chain]:
         """The graph at this size with the target's rewrites, each proved on its own, and all of them together."""
-        static = graphs.specialised(self.source.graphs[self.index], {spec.name: spec.shape for spec in self.inputs})
+        static = graphs.specialised(self.built.graphs[self.index], {spec.name: spec.shape for spec in self.inputs})
         few = yardstick.samples[:2]
 
         def gap(before: onnx.ModelProto, after: onnx.ModelProto) -> float:
@@ -173,7 +175,7 @@ class _Exporter:
     def write_onnx(self, chain: Chain) -> Artifact:
         """The graph before rewrites, height and width free where the network allows it."""
         path = self.folder / f"{self.source.name}.onnx"
-        _write(path, self.source.graph.SerializeToString())
+        _write(path, self.built.shipped.SerializeToString())
         runner = runtime.load(path)
         inputs = zip(runner.inputs, [spec.format if spec.is_picture else None for spec in self.inputs], strict=True)
         outputs = zip(runner.outputs, self.source.formats, strict=True)
@@ -226,7 +228,7 @@ class _Exporter:
             parity=chain,
             pictures=self.samples.about,
             ran=engine,
-            toolchain=runtime.toolchain(*TOOLS),
+            toolchain=runtime.toolchain(*RECORDED),
         )
         artifact = Artifact(path, replace(card, **more))
         write_card(artifact)

@@ -22,10 +22,12 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from compress.errors import ArtifactError, ConversionError, NetworkError
+from export import runtime
 from export.artifact import Port
 
 OPSET = 18  # the oldest that the rewrites read; older graphs are raised to it
 Shapes = Mapping[str, tuple[int, ...]]
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, NotImplementedError, AttributeError)
 
 
@@ -179,11 +181,41 @@ def specialised(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
         value.type.tensor_type.ClearField("shape")
     del copy.graph.value_info[:]
     try:
-        folded = optimizer.optimize(copy)
+        folded = _without_constant_nodes(optimizer.optimize(copy))
         return onnx.shape_inference.infer_shapes(folded, data_prop=True)
-    except (*_REFUSALS, onnx.shape_inference.InferenceError) as error:
+    except (*_REFUSALS, ArtifactError, onnx.shape_inference.InferenceError) as error:
         wanted = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items())
         raise ConversionError(f"the graph cannot take {wanted}: {_line(error)}") from error
+
+
+def _without_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Nodes that depend on no input become weights: what the optimizer leaves of the paddings that old exporters compute."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    known = set(weights)
+    kept: list[onnx.NodeProto] = []
+    constant: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        fixed = bool(node.input) and all(name in known for name in node.input if name)
+        if fixed and node.op_type not in _RANDOM:
+            constant.append(node)
+            known.update(node.output)
+        else:
+            kept.append(node)
+    read = {name for node in kept for name in node.input} | {value.name for value in model.graph.output}
+    wanted = sorted((known - weights) & read)
+    if not wanted:
+        return model
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    for field in (part.graph.node, part.graph.input, part.graph.output, part.graph.value_info):
+        del field[:]
+    part.graph.node.extend(constant)
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    values = runtime.load_graph(part.SerializeToString()).run_tensors([])
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in zip(wanted, values, strict=True))
+    return model
 
 
 def is_free(model: onnx.ModelProto) -> bool:

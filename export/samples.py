@@ -59,10 +59,8 @@ def gather(inputs: Sequence[InputSpec], folder: Path | None, seed: int) -> Sampl
     return Samples(compared, found, f"{len(compared)} of the calibration photos")
 
 
-def require_photos(inputs: Sequence[InputSpec], folder: Path | None) -> None:
-    """Raise UsageError when nothing could calibrate a quantised variant."""
-    if folder is None:
-        raise UsageError("int8 needs photos to find the range of every activation", "--calibration DIR, a folder of 16 or more")
+def require_pictures(inputs: Sequence[InputSpec]) -> None:
+    """Raise UsageError when no input is known to be a picture, so that photos could calibrate nothing."""
     if not any(spec.is_picture for spec in inputs):
         names = ", ".join(spec.name for spec in inputs)
         raise UsageError(f"int8 is calibrated on photos, and no input is known to be one: {names}", "--image-format says how")

@@ -7,7 +7,7 @@ Never here: converting, comparing, writing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,10 +41,22 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Source:
-    """`sizes`: what is to be made. `inputs`: for each size its inputs. `stages`: oldest first, the network as given.
+class Built:
+    """The way to ONNX. `stages`: what was made of the network before, oldest first. `graphs`: the graph for each size.
 
-    `graph`: the one to ship, free in height and width where the network allows it. `graphs`: the one for each size.
+    `shipped`: the graph to keep, free in height and width where the network allows it.
+    """
+
+    stages: tuple[Stage, ...]
+    shipped: onnx.ModelProto
+    graphs: tuple[onnx.ModelProto, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """`sizes`: what is to be made. `inputs`: for each size its inputs. `given`: the network as it was given.
+
+    `build` is the work (stripping, exporting): after everything that can be refused at once.
     """
 
     path: Path
@@ -52,9 +64,8 @@ class Source:
     inputs: tuple[tuple[InputSpec, ...], ...]
     outputs: tuple[str, ...]
     formats: tuple[ImageFormat | None, ...]
-    stages: tuple[Stage, ...]
-    graph: onnx.ModelProto
-    graphs: tuple[onnx.ModelProto, ...]
+    given: Run
+    build: Callable[[], Built]
 
     @property
     def name(self) -> str:
@@ -69,29 +80,33 @@ class Source:
 def from_network(path: Path, loaded: LoadedNetwork, sizes: Sequence[Size] = (), strip: bool = True) -> Source:
     """A source of a checkpoint's network; `sizes` empty: the size of its own example.
 
-    Raises NetworkError, TraceError, ConversionError; UsageError for a size that the inputs cannot have together.
+    Raises NetworkError; UsageError for a size that the inputs cannot have together. Building raises TraceError, ConversionError.
     """
     module, spec = loaded.module, loaded.spec
     found = tuple(sizes) or (_own_size(spec.examples),)
     examples = [[torch.rand(shape) for shape in _scaled(spec.examples, size)] for size in found]
     inputs, outputs = graphs.names_of(module, examples[0])
-    stages = [Stage("given", _torch_run(module, inputs))]
-    if strip:
-        from compress.channels.strip import strip as stripped_of
-
-        module = stripped_of(module, tuple(torch.rand(shape) for shape in spec.examples)).module
-        stages.append(Stage("stripped", _torch_run(module, inputs)))
-    shipped, for_sizes = _exported(module, examples)
     formats = (*spec.outputs, *(None,) * len(outputs))[: len(outputs)]
+    shapes = [tensor.shape for tensor in graphs.call(module, examples[0]).values()]
+
+    def build() -> Built:
+        smaller, stages = module, []
+        if strip:
+            from compress.channels.strip import strip as stripped_of
+
+            smaller = stripped_of(module, tuple(torch.rand(shape) for shape in spec.examples)).module
+            stages.append(Stage("stripped", _torch_run(smaller, inputs)))
+        shipped, for_sizes = _exported(smaller, examples)
+        return Built(tuple(stages), shipped, for_sizes)
+
     return Source(
         path,
         found,
         tuple(_specs(inputs, [tuple(t.shape) for t in one], spec.inputs) for one in examples),
         outputs,
-        tuple(form if _is_picture(module, examples[0], index) else None for index, form in enumerate(formats)),
-        tuple(stages),
-        shipped,
-        for_sizes,
+        tuple(form if len(shape) == 4 and shape[1] == 3 else None for form, shape in zip(formats, shapes, strict=True)),
+        _torch_run(module, inputs),
+        build,
     )
 
 
@@ -111,19 +126,14 @@ def from_onnx(path: Path, sizes: Sequence[Size] = (), image_format: ImageFormat 
     shapes = [tuple(_fixed(path, port, size) for port in ports) for size in found]
     names, formats = [port.name for port in ports], (image_format,) * len(ports)
     runner = runtime.load(path)
-
-    def run(sample: Sample) -> parity.Outputs:
-        return runner.run_tensors([sample[name] for name in names])
-
     return Source(
         path,
         found,
         tuple(_specs(names, one, formats) for one in shapes),
         tuple(port.name for port in outputs),
         tuple(image_format if len(port.shape) == 4 and port.shape[1] in (3, None) else None for port in outputs),
-        (Stage("given", run),),
-        graph,
-        (graph,) * len(found),
+        lambda sample: runner.run_tensors([sample[name] for name in names]),
+        lambda: Built((), graph, (graph,) * len(found)),
     )
 
 
@@ -137,17 +147,17 @@ def _exported(module: nn.Module, examples: Sequence[Sequence[Tensor]]) -> tuple[
     """One free graph for all sizes when it computes the same at each, and at twice the height; else a fixed one for each."""
     graph = graphs.from_module(module, examples[0], free=True)
     taller = [torch.cat([t, t.flip(2)], 2) if t.ndim == 4 else t for t in examples[0]]
-    if graphs.is_free(graph) and all(_agrees(graph, module, tensors) for tensors in (*examples, taller)):
+    inputs, _ = graphs.names_of(module, examples[0])
+    if graphs.is_free(graph) and all(_agrees(graph, module, inputs, tensors) for tensors in (*examples, taller)):
         return graph, (graph,) * len(examples)
     fixed = tuple(graphs.from_module(module, tensors, free=False) for tensors in examples)
     return fixed[0], fixed
 
 
-def _agrees(graph: onnx.ModelProto, module: nn.Module, tensors: Sequence[Tensor]) -> bool:
-    inputs, _ = graphs.names_of(module, tensors)
+def _agrees(graph: onnx.ModelProto, module: nn.Module, inputs: Sequence[str], tensors: Sequence[Tensor]) -> bool:
     sample = {name: tensor.numpy() for name, tensor in zip(inputs, tensors, strict=True)}
     try:
-        return parity.relative([_torch_run(module, inputs)(sample)], [graph_run(graph)(sample)]) < 1e-3
+        return parity.relative([_torch_run(module, inputs)(sample)], [graph_run(graph)(sample)]) <= parity.TOLERANCE
     except (ArtifactError, NetworkError):
         return False
 
@@ -158,11 +168,6 @@ def _torch_run(module: nn.Module, inputs: Sequence[str]) -> Run:
         return [np.asarray(tensor.numpy(), np.float32) for tensor in found.values()]
 
     return run
-
-
-def _is_picture(module: nn.Module, examples: Sequence[Tensor], index: int) -> bool:
-    output = list(graphs.call(module, examples).values())[index]
-    return output.ndim == 4 and output.shape[1] == 3
 
 
 def _specs(

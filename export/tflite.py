@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.errors import require
 from export import child
 from export.parity import Sample
+from export.tools import check_tools
 from export.variants import Variant
 
-PACKAGES = ("onnx2tf", "tensorflow")
 COMMAND = child.module("export.tflite")
 SIGNATURE = "serving_default"
 
@@ -52,14 +51,13 @@ class Failure:
     log: str
 
 
-def convert(job: Job, folder: Path, command: Sequence[str] = COMMAND) -> dict[str, Path | Failure]:
+def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
     """Make every variant of `job` in `folder`; return variant -> file, or why there is none.
 
     A variant that ends the child ends only itself: the child is started again for those after it. Raises MissingToolError,
     OutputError; child.ChildError when the graph itself cannot be converted.
     """
-    for package in PACKAGES:
-        require(package, "export")
+    check_tools()
     (folder / "graph.onnx").write_bytes(job.onnx)
     if job.calibration:
         arrays = {f"{n}/{name}": array for n, sample in enumerate(job.calibration) for name, array in sample.items()}
@@ -70,7 +68,7 @@ def convert(job: Job, folder: Path, command: Sequence[str] = COMMAND) -> dict[st
         (folder / "job.json").write_text(json.dumps({**order, "variants": [asdict(variant) for variant in waiting]}))
         (folder / "graph_is_built").unlink(missing_ok=True)
         try:
-            child.run(command, folder, job.seconds)
+            child.run(COMMAND, folder, job.seconds)
             failed = None
         except child.ChildError as error:
             if not (folder / "graph_is_built").exists():
@@ -99,7 +97,7 @@ def _convert_here(order: dict[str, Any]) -> None:
     concrete, owner = _function(tf, model, order)
     Path("graph_is_built").touch()
     for row in order["variants"]:
-        payload = _tflite(tf, concrete, owner, row, _representative(order, len(model.inputs)))
+        payload = _tflite(tf, concrete, owner, row, _representative(order))
         partial = Path(f"{row['name']}.partial")
         partial.write_bytes(payload)
         partial.rename(f"{row['name']}.tflite")
@@ -141,12 +139,12 @@ def _function(tf: Any, model: Any, order: dict[str, Any]) -> tuple[Any, Any]:
     return owner.run.get_concrete_function(), owner
 
 
-def _representative(order: dict[str, Any], inputs: int) -> Callable[[], Any]:
+def _representative(order: dict[str, Any]) -> Callable[[], Any]:
     def samples() -> Any:
         with np.load("calibration.npz") as arrays:
             for n in range(order["samples"]):
-                found = [arrays[f"{n}/{name}"] for name in order["inputs"][:inputs]]
-                yield [array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for array in found]
+                found = {name: arrays[f"{n}/{name}"] for name in order["inputs"]}
+                yield {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in found.items()}
 
     return samples
 

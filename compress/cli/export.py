@@ -52,14 +52,16 @@ def export(
     from compress.errors import ConversionError
     from compress.files import check_folder
     from export import variants as table
-    from export.export import ExportConfig, check_tools
-    from export.export import export as run
+    from export.tools import check_tools
 
     default = ",".join(name for name, row in table.VARIANTS.items() if calibration or not row.calibrated)
     rows = table.parse(variants if variants is not None else default)
+    check_tools()
+    from export.export import ExportConfig
+    from export.export import export as run
+
     config = ExportConfig(rows, options["target"], calibration, seed, force, options["timeout"])
     check_folder(output)
-    check_tools()
     report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
     document = _document(report)
     _show(talk, report)
