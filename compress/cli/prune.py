@@ -119,6 +119,8 @@ def _shown(talk: Talk, output: Path, document: dict[str, Any], losses: dict[str,
             for t in document["tensors"]
         ]
         talk.table(("tensor", "weights", "stay", ""), rows)
+        for name in (t["name"] for t in document["tensors"] if t["zeros"] == t["weights"]):
+            talk.warn(f"{name} keeps no weight at all: nothing passes through it")
         talk.show(f"{found['zeros_after']:,} of {found['prunable']:,} weights are zero")
     else:
         rows = [(e["name"], e["before"], e["after"], e["reason"] or "") for e in document["spaces"]]

@@ -27,12 +27,12 @@ HOW_MUCH = "--sparsity for single weights; --ratio, --macs, --params or --widths
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to go: a target or a plan file. `increment`: of the iterative schedule, None for one-shot."""
+    """What is to go: a target or a plan file. `shares`: what is zero after each increment; empty for one-shot."""
 
     target: Target | None
     plan_file: Path | None
     plan_only: bool
-    increment: float | None
+    shares: tuple[float, ...]
     size: tuple[int, int] | None
 
     def __post_init__(self) -> None:
@@ -42,17 +42,8 @@ class Asked:
             raise UsageError("--plan says already what goes", f"leave it away, or {HOW_MUCH}")
         if self.plan_only and self.plan_file:
             raise UsageError("--plan-only makes a plan, --plan applies one: one at a time")
-        if self.increment is not None and not (self.target and self.target.removes_weights):
-            raise UsageError("--schedule iterative goes with --sparsity", "channels are removed at once, and fine-tuned then")
-        if self.increment is not None and self.plan_only:
+        if self.shares and self.plan_only:
             raise UsageError("an iterative schedule chooses after each tuning: it has no plan", "--schedule one-shot has one")
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """The shares that are zero after each increment; empty for one-shot."""
-        from compress.pruning.schedules import iterative
-
-        return iterative(self.target.sparsity or 0.0, self.increment) if self.target and self.increment else ()
 
     def saved_plan(self) -> Plan | None:
         """What the plan file says. Raises PlanError."""
@@ -120,11 +111,10 @@ def pruning_options(function: Function) -> Function:
             name: Amount.parse(text) for name in ("macs", "params") if (text := kwargs.pop(name)) is not None
         }
         widths = parse_widths(text) if (text := kwargs.pop("widths")) is not None else {}
-        plan_file, schedule, increment = kwargs.pop("plan"), kwargs.pop("schedule"), kwargs.pop("increment")
         given = bool(amounts or widths) or any(said[name] is not None for name in ("method", "sparsity", "ratio"))
         target = Target(**said, **amounts, widths=widths) if given else None
-        steps = increment if schedule == "iterative" else None
-        kwargs["asked"] = Asked(target, plan_file, kwargs.pop("plan_only"), steps, kwargs.pop("size"))
+        shares = _shares(target, kwargs.pop("schedule"), kwargs.pop("increment"))
+        kwargs["asked"] = Asked(target, kwargs.pop("plan"), kwargs.pop("plan_only"), shares, kwargs.pop("size"))
         return function(*args, **kwargs)
 
     for option in reversed(
@@ -158,6 +148,16 @@ def pruning_options(function: Function) -> Function:
     ):
         with_asked = option(with_asked)
     return with_asked  # type: ignore[return-value]
+
+
+def _shares(target: Target | None, schedule: str, increment: float) -> tuple[float, ...]:
+    from compress.pruning.schedules import iterative
+
+    if schedule == "one-shot":
+        return ()
+    if target is None or target.sparsity is None:
+        raise UsageError("--schedule iterative goes with --sparsity", "channels are removed at once, and fine-tuned then")
+    return iterative(target.sparsity, increment)
 
 
 def tuning_options(function: Function) -> Function:
