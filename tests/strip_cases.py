@@ -72,3 +72,25 @@ def stripped_to(
 
 def state(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.state_dict())
+
+
+class Every(nn.Module):
+    """Every kind of module whose record says more than its shapes: for round trips through a file."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, width, 3, padding=1, padding_mode="reflect", bias=False)
+        self.plain = nn.InstanceNorm2d(width)
+        self.grouped = nn.Conv2d(width, 8, 3, padding=1, groups=4, bias=False)
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.up = nn.ConvTranspose2d(16, 10, 2, 2, groups=2)
+        self.norm = nn.BatchNorm2d(10)
+        self.bare = nn.Conv2d(10, 6, 1, bias=False)
+        self.slope = nn.PReLU(6)
+        self.leave = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.plain(self.enter(x)))
+        x = self.depthwise(torch.relu(self.grouped(x)))
+        x = torch.relu(self.norm(self.up(x)))
+        return self.leave(self.slope(self.bare(x)))

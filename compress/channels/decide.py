@@ -182,10 +182,10 @@ def _keep_balance(graph: ChannelGraph, gone: Array) -> None:
 
 
 def _keep_one(graph: ChannelGraph, gone: Array) -> None:
-    """No space loses its last channel."""
-    left = np.bincount(graph.space_of, ~gone, minlength=int(graph.space_of.max(initial=-1)) + 1)
-    for number in np.flatnonzero(left == 0):
-        gone[np.flatnonzero(graph.space_of == number)[0]] = False
+    """No tensor of the module loses the last position of an axis."""
+    for units in graph.axes.values():
+        if _leaving(units, gone).all():
+            gone[units[0]] = False
 
 
 def _take_over(reader: Reader, gone: Array) -> tuple[Array, list[Merge]]:

@@ -197,10 +197,12 @@ class Walk:
                 self.opaque(node)
                 self.outputs += names([self.current(source) for source in sources])
             return
+        if not sources:
+            self._why[node.name] = "tied to a tensor made in the code"
+            return
         if handler is None:
-            if sources:
-                self.opaque(node)
-                self._renew(node)
+            self.opaque(node)
+            self._renew(node)
             return
         arguments = {name: _map(value, self.current) for name, value in arguments_of(node).items()}
         handler(self, node, arguments)
