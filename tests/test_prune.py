@@ -309,6 +309,9 @@ WRONG: list[tuple[Callable[[Path, Path], tuple[object, ...]], int, str]] = [
     (lambda d, p: ("--sparsity", -0.5), 2, "--sparsity must be at least 0 and below 1"),
     (lambda d, p: ("--sparsity", "0.99999"), 1, "would leave none of the"),
     (lambda d, p: ("--ratio", 0.96), 1, "would leave no channel of the 9 in down1.conv"),
+    (lambda d, p: ("--ratio", 0.05), 1, "nothing would go"),
+    (lambda d, p: ("--ratio", 0), 1, "nothing would go"),
+    (lambda d, p: ("--widths", "up1.conv=14"), 1, "nothing would go"),
     (lambda d, p: ("--macs", 10), 1, "10 MACs cannot be reached"),
     (lambda d, p: ("--params", "2M"), 1, "parameters already"),
     (lambda d, p: ("--params", "lots"), 2, "not an amount"),
@@ -410,6 +413,14 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda p: {**p, "channels": {}, "weights": {"out.weight": "!"}}, "not a plan"),
     (lambda p: {**p, "channels": {}, "weights": {"out.weight": "eJwDAAAAAAE="}}, "not a plan"),
 ]
+
+
+def test_what_is_no_json_is_no_plan(dense: Path, tmp_path: Path) -> None:
+    for text in ("[" * 100_000, "", "{", "\x00"):
+        (tmp_path / "plan.json").write_text(text)
+        result = run(dense, "--plan", tmp_path / "plan.json", "-o", tmp_path / "out.safetensors")
+        assert result.exit_code == 1
+        assert "is not a plan" in result.stderr
 
 
 @pytest.mark.parametrize(("breaking", "message"), BROKEN)

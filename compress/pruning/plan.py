@@ -122,6 +122,10 @@ def plan(
         weights = _weights_that_go(module, target.sparsity or 0.0)
     else:
         channels = choose_channels(graph or trace(module, tuple(examples)), module.state_dict(), target)
+        if not channels:
+            raise PlanError(
+                "nothing would go: every width that stays is rounded up to what it is", "more, or a smaller --multiple"
+            )
     shapes = tuple(tuple(example.shape) for example in examples)
     return Plan(shapes_of(module), shapes, weights, channels, target.to_json(), _identity(spec))
 
@@ -183,7 +187,7 @@ def read(path: Path) -> Plan:
         raise PlanError(f"{path}: no such file") from error
     except OSError as error:
         raise PlanError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path} is not a plan: {error}", "--plan-only makes one") from error
 
 
@@ -234,7 +238,7 @@ def _decompressed(text: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _identity(spec: ModelSpec | None) -> dict[str, Any] | None:
-    return {"network": spec.network, "arguments": spec.arguments} if spec else None
+    return {"network": spec.network, "arguments": json.loads(json.dumps(spec.arguments))} if spec else None
 
 
 def _said(identity: Mapping[str, Any] | None) -> str:
