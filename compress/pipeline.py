@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from android_bench.backends import for_file
@@ -24,6 +24,7 @@ from android_bench.job import Job as BenchJob
 from android_bench.protocol import Run as BenchRun
 from android_bench.record import write_records
 from android_bench.statistics import paired_ratio, summarise
+from compress import checkpoint
 from compress.demo_photos import HELD_ASIDE, TRAINED_ON, copy_photos
 from compress.errors import CompressError, MissingToolError, ParityError, UsageError
 from compress.files import check_folder, identity, write_text
@@ -131,7 +132,7 @@ def demo(dense: Path, shipped: Path | None, folder: Path, settings: Settings, ta
     )
     talk.say(f"1/6 photos of scikit-image: trained on {_names(TRAINED_ON)}; held aside {_names(HELD_ASIDE)}")
     networks = check_folder(folder / "networks")
-    dense, shipped = (Path(shutil.copy(path, networks / path.name)) if path else None for path in (dense, shipped))  # type: ignore[assignment]
+    dense, shipped = (_unpacked(path, networks / path.name) if path else None for path in (dense, shipped))  # type: ignore[assignment]
     small = compressed(open_network(dense), identity(dense), networks / "small.safetensors", train, settings, talk)
     files = {
         path.stem: exported(path, folder / "files", train, settings, talk)
@@ -199,6 +200,12 @@ def checked(folder: Path, talk: Talk) -> int:
     return len(verdicts)
 
 
+def _unpacked(bundled: Path, path: Path) -> Path:
+    """A bundled network as a float32 checkpoint, what a training writes: bundled ones are stored in half of that."""
+    checkpoint.write(path, checkpoint.read(bundled).astype(torch.float32))
+    return path
+
+
 def _contenders(dense: Path, files: Mapping[str, Mapping[str, Path]]) -> list[Contender]:
     loaded = open_network(dense)
     found = [Contender(f"{dense.stem}, torch", dense, run_of_network(loaded.module, loaded.spec))]
@@ -241,7 +248,7 @@ def _rows(
                 size,
                 ms,
                 faster,
-                _dense_bytes(first) / size,
+                first.path.stat().st_size / size,
                 None if contender is first else _mean([psnr(a, b) for a, b in zip(made, wanted, strict=True)]),
                 None if contender is first else _mean([ssim(a, b) for a, b in zip(made, wanted, strict=True)]),
                 _mean([one.relative_style for one in quality]),
@@ -249,12 +256,6 @@ def _rows(
             )
         )
     return tuple(rows)
-
-
-def _dense_bytes(dense: Contender) -> int:
-    """Of the dense network's float32 tensors: a checkpoint may be stored in half of that."""
-    module = open_network(dense.path).module
-    return sum(tensor.numel() * 4 for tensor in module.state_dict().values())
 
 
 def _look(contenders: Sequence[Contender], pictures: Sequence[Pixels], path: Path) -> Path:

@@ -41,7 +41,7 @@ def demo(
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not force:
         raise OutputError(f"{output} exists", "--force writes into it, -o names another folder")
-    widths = {"down1.conv": 16, "down2.conv": 32, "*": 48}
+    widths = {"*": 48, "down1.*": 16, "up2.*": 16, "down2.*": 32, "up1.*": 32}
     settings = Settings(widths, steps, seed=seed, style=style, weights=weights)
     shipped = models.path(SHIPPED) if SHIPPED in models.names() else None
     outcome = run(models.path(DENSE), shipped, output, settings, talk)

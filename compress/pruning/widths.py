@@ -111,12 +111,12 @@ def by_pattern(wanted: Mapping[str, int], full: Widths, groups: Widths) -> Width
         found = [name for name in full if fnmatchcase(name, pattern)]
         if not found:
             raise UsageError(f"--widths: no space is named {pattern}", f"there are {', '.join(full)}")
-        for name in found:
-            if not 1 <= width <= full[name]:
-                raise PlanError(f"--widths: {name} has {full[name]} channels, {width} of them cannot stay")
-            if width % groups[name]:
-                raise PlanError(f"--widths: {name} lies in {groups[name]} equal groups, {width} cannot be shared among them")
-            kept[name] = width
+        kept |= dict.fromkeys(found, width)
+    for name, width in kept.items():
+        if not 1 <= width <= full[name]:
+            raise PlanError(f"--widths: {name} has {full[name]} channels, {width} of them cannot stay")
+        if width % groups[name]:
+            raise PlanError(f"--widths: {name} lies in {groups[name]} equal groups, {width} cannot be shared among them")
     return kept
 
 
