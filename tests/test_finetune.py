@@ -111,6 +111,9 @@ def test_a_teacher_may_be_anybodys(photos: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     torch.save({"level": torch.tensor(1.0)}, "negative.pth")
     student = write(tmp_path / "student.safetensors", 2, widths=[5, 7, 11], blocks=1)
+    layers = ("negative.pth", "--network", "negative:Negative", "--args", '{"level": 2.0}', "--image-format", "0..1")
+    result = run("finetune", *layers, "--teacher", student, "--images", photos, "--steps", 2, *FAST, "-o", "none.safetensors")
+    assert result.exit_code == 0, result.output  # a network without a single convolution can learn too
     factory = ("--teacher-network", "negative:Negative", "--teacher-args", '{"level": 2.0}', "--teacher-format", "0..1")
     lesson = ("--teacher", "negative.pth", *factory, "--images", photos, "--steps", 2, *FAST)
     assert run("finetune", student, *lesson, "-o", "out.safetensors").exit_code == 0
@@ -136,6 +139,7 @@ def test_a_painting_teaches(teacher: Path, photos: Path, tmp_path: Path) -> None
         (("--teacher", "nothing.safetensors"), 1, "no such file"),
         (("--style", "nothing.png", "--weights", "nothing.pth"), 1, "nothing"),
         (("--teacher", "T", "--output-weight", "0", "--feature-weight", "0"), 2, "both weights 0 learns nothing"),
+        (("--teacher", "T", "--output-weight", "0"), 2, "nothing to compare"),
         (("--teacher", "T", "--output-weight", "nan"), 2, "must be a number >= 0"),
         (("--teacher", "T", "--resume"), 1, "nothing to resume"),
     ],

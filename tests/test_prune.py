@@ -205,7 +205,9 @@ def test_the_three_strategies(dense: Path, photos: Path, tmp_path: Path) -> None
     document(dense, "--sparsity", 0.6, "-o", outs["without"])
     document(dense, "--sparsity", 0.6, "-o", outs["with"], *tuning(photos, 8))
     iterative = ("--schedule", "iterative", "--increment", 0.25)
-    document(dense, "--sparsity", 0.6, "-o", outs["iterative"], *iterative, *tuning(photos, 8))
+    said = document(dense, "--sparsity", 0.6, "-o", outs["iterative"], *iterative, *tuning(photos, 8))
+    written = open_network(outs["iterative"]).module.state_dict()
+    assert all(tensor["zeros"] == int((written[tensor["name"]] == 0).sum()) for tensor in said["tensors"])
     found = {name: checkpoint.read(path) for name, path in outs.items()}
     masks = {}
     for name, path in outs.items():

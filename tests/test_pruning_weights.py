@@ -15,7 +15,9 @@ from compress.networks.load import open_network
 from compress.pruning.iterative import Increments
 from compress.pruning.magnitude import remove_smallest, smallest
 from compress.pruning.masks import HeldMasks, hold_masks
+from compress.pruning.plan import plan
 from compress.pruning.schedules import iterative, one_shot, starts
+from compress.pruning.target import Target
 from compress.pruning.weights import prunable_weights
 
 
@@ -52,8 +54,8 @@ def test_a_computed_weight_is_named_not_pruned() -> None:
     found = prunable_weights(module)
     assert list(found.tensors) == ["1.weight"]
     assert "weight or spectral norm" in found.skipped["0.weight"]
-    with pytest.raises(PlanError, match=r"0\.weight is computed"):
-        prunable_weights(module[:1])
+    with pytest.raises(PlanError, match=r"no convolution or linear weights to prune \(0\.weight is computed"):
+        plan(module[:1], [torch.rand(1, 2, 3, 3)], Target(sparsity=0.5))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.777, 0.95, 0.999])

@@ -107,12 +107,15 @@ def finetune(
     Weights that are zero stay zero. Ctrl-C leaves a usable network, and --resume goes on exactly where it stopped.
     """
     from compress.files import identity
-    from compress.pruning.recovery import fine_tune, zeros_said
+    from compress.pruning.recovery import fine_tune
+    from compress.pruning.weights import prunable_weights
 
     job.check(output, force, [path for path in (network_file, lesson.teacher, lesson.style) if path])
     student = open_net(network_file, net, talk)
     objective, who = lesson.objective(student, talk)
-    talk.say(zeros_said(student.module))
+    held = prunable_weights(student.module)
+    if held.zeros:
+        talk.say(f"{held.zeros:,} of {held.total:,} weights are zero and stay zero")
     entry = {"command": "finetune", "input": identity(network_file), **who}
     losses = fine_tune(talk, student, objective, job, output, entry)
     talk.show(f"{output}: " + ", ".join(f"{name} {value:.4g}" for name, value in losses.items()))

@@ -121,7 +121,7 @@ def distillation_options(function: Function) -> Function:
 
     wrapped: Any = with_config
     for option in (
-        click.option("--feature-weight", type=float, default=0.05, show_default=True, help="Of the teacher's features; 0: off."),
+        click.option("--feature-weight", type=float, default=0.3, show_default=True, help="Of the teacher's features; 0: off."),
         click.option("--output-weight", type=float, default=1.0, show_default=True, help="Of the teacher's outputs; 0: off."),
     ):
         wrapped = option(wrapped)

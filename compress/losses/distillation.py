@@ -26,7 +26,7 @@ class DistillationConfig:
     """
 
     output_weight: float = 1.0
-    feature_weight: float = 0.05
+    feature_weight: float = 0.3
 
     def __post_init__(self) -> None:
         for name in ("output_weight", "feature_weight"):
@@ -48,7 +48,7 @@ class Distillation(nn.Module):
     """An objective for training: (photos, outputs), RGB pixels (N, 3, H, W) on the 0..255 scale -> weighted terms.
 
     `formats`: of the teacher's input and output; the student's may differ. `maps`: the features to compare; the student is
-    watched through hooks, until `close`.
+    watched through hooks, until `close`. Raises UsageError when no term is left.
     """
 
     def __init__(
@@ -63,6 +63,10 @@ class Distillation(nn.Module):
         self.teacher = teacher.eval().requires_grad_(False)
         self.formats, self.config = formats, config
         self.maps = tuple(maps) if config.feature_weight and student is not None else ()
+        if not self.maps and not config.output_weight:
+            raise UsageError(
+                "there is nothing to compare: no features of the two networks are known to be the same", "--output-weight 1"
+            )
         self._theirs: dict[str, Tensor] = {}
         self._ours: dict[str, Tensor] = {}
         self._hooks = []

@@ -132,6 +132,9 @@ def plan(
 
 def _weights_that_go(module: nn.Module, share: float) -> dict[str, bytes]:
     found = prunable_weights(module)
+    if not found.tensors:
+        reasons = "; ".join(f"{name} {why}" for name, why in found.skipped.items())
+        raise PlanError("the network has no convolution or linear weights to prune", reasons or None)
     count = round(share * found.total)
     if share and found.zeros > count:
         raise PlanError(

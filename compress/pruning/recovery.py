@@ -19,7 +19,6 @@ from compress.losses.perceptual import PerceptualLoss
 from compress.networks.load import LoadedNetwork
 from compress.pruning.iterative import Increments
 from compress.pruning.schedules import starts
-from compress.pruning.weights import prunable_weights
 from compress.training.job import Job, Talk, picture_formats
 
 Kept = Mapping[str, tuple[int, ...]]  # module name -> the channels of its output that stayed
@@ -85,9 +84,3 @@ def fine_tune(
     finally:
         if isinstance(objective, Distillation):
             objective.close()
-
-
-def zeros_said(module: nn.Module) -> str:
-    """One line: how many weights are zero, and so stay."""
-    found = prunable_weights(module)
-    return f"{found.zeros:,} of {found.total:,} weights are zero and stay zero"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def predicted(before: Subject, plan: Plan) -> Document:
     cost = before.graph.predict(gone) if before.graph else None
     parameters = cost.parameters if cost else _parameters(before.loaded.module)
     after = {"parameters": parameters, "macs": cost.macs if cost else None, "bytes": None}
-    return _document(before, plan, after, gone, plan.zeros)
+    return _document(before, plan, after, gone, {name: int(plan.goes(name).sum()) for name in plan.weights})
 
 
 def measured(before: Subject, plan: Plan, after: Pruned, stored: Mapping[str, Tensor]) -> Document:
@@ -34,7 +35,7 @@ def measured(before: Subject, plan: Plan, after: Pruned, stored: Mapping[str, Te
     gone = {space.name: space.before - space.after for space in report.spaces} if report else {}
     macs = report.after.macs if report else _macs(before.graph)
     totals = {"parameters": _parameters(module), "macs": macs, "bytes": _bytes(stored)}
-    zeros = sum(zeros_in(stored[name]) for name in prunable_weights(module).tensors) if plan.weights else 0
+    zeros = {name: zeros_in(stored[name]) for name in plan.weights}
     document = _document(before, plan, totals, gone, zeros)
     if report:
         said = report.to_json()
@@ -42,14 +43,15 @@ def measured(before: Subject, plan: Plan, after: Pruned, stored: Mapping[str, Te
     return document | {"deflated_bytes": _deflated_bytes(stored)}
 
 
-def _document(before: Subject, plan: Plan, after: Document, gone: Mapping[str, int], zeros: int) -> Document:
+def _document(before: Subject, plan: Plan, after: Document, gone: Mapping[str, int], zeros: Mapping[str, int]) -> Document:
     module, graph = before.loaded.module, before.graph
     first = {"parameters": _parameters(module), "macs": _macs(graph), "bytes": _bytes(before.loaded.checkpoint.tensors)}
     document: Document = {"target": dict(plan.target), "before": first, "after": after}
     if plan.weights:
         found = prunable_weights(module)
-        document["weights"] = {"prunable": found.total, "zeros_before": found.zeros, "zeros_after": zeros}
-        document |= {"removed": max(0, zeros - found.zeros), "tensors": _tensors(plan)}
+        after_all = sum(zeros.values())
+        document["weights"] = {"prunable": found.total, "zeros_before": found.zeros, "zeros_after": after_all}
+        document |= {"removed": after_all - found.zeros, "tensors": _tensors(plan, zeros)}
     else:
         document["removed"] = sum(gone.values())
     document["spaces"] = _spaces(graph, plan, gone) if graph else []
@@ -70,9 +72,8 @@ def _spaces(graph: ChannelGraph, plan: Plan, gone: Mapping[str, int]) -> list[Do
     ]
 
 
-def _tensors(plan: Plan) -> list[Document]:
-    masks = {name: plan.goes(name) for name in plan.weights}
-    return [{"name": n, "weights": m.numel(), "zeros": int(m.sum()), "why": _why(plan)} for n, m in masks.items()]
+def _tensors(plan: Plan, zeros: Mapping[str, int]) -> list[Document]:
+    return [{"name": n, "weights": prod(plan.shapes[n]), "zeros": zeros[n], "why": _why(plan)} for n in plan.weights]
 
 
 def _why(plan: Plan) -> str:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.errors import PlanError
-
 
 @dataclass(frozen=True)
 class Prunable:
@@ -36,7 +34,6 @@ def prunable_weights(module: nn.Module) -> Prunable:
     """The prunable weights of `module`; a weight that two layers share is counted once, under its first name.
 
     A weight that is computed (weight or spectral norm) has no zeros of its own to keep: it is skipped, and named.
-    Raises PlanError when there is none at all.
     """
     tensors: dict[str, nn.Parameter] = {}
     skipped: dict[str, str] = {}
@@ -51,9 +48,6 @@ def prunable_weights(module: nn.Module) -> Prunable:
         elif id(weight) not in seen:
             seen.add(id(weight))
             tensors[name] = weight
-    if not tensors:
-        reason = f": {next(iter(skipped))} {next(iter(skipped.values()))}" if skipped else ""
-        raise PlanError(f"the network has no convolution or linear weights to prune{reason}")
     return Prunable(tensors, skipped)
 
 
