@@ -259,3 +259,11 @@ def test_float32_at_three_sizes() -> None:
     assert all(check.gap <= 1e-5 for check in done.report.checks if check.dtype == "float32")
     assert all(check.gap <= 1e-12 for check in done.report.checks if check.dtype == "float64")
     assert any(side % 4 for _, size in kinds for side in size)
+
+
+def test_multiplier_shrinks() -> None:
+    """The second output of every group is dead: 24 outputs become 12, from as many inputs; the space is of input channels."""
+    made = net("none", nn.Conv2d(12, 24, 3, padding=1, groups=12), 24, [])
+    make_constant_(made.consumer, range(1, 24, 2))
+    done = stripped_to(made, {})
+    assert (done.module.consumer.in_channels, done.module.consumer.out_channels, done.module.out.in_channels) == (12, 12, 12)

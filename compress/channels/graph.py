@@ -7,7 +7,7 @@ Never here: what an operator means (operators/), what is constant or read (facts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -30,7 +30,8 @@ class ChannelGraph:
     """`spaces`: those that weights write, in the order of the network. `not_understood`: operators that keep their channels.
 
     The rest is for the analysis: `steps` in order; `labels`: tensor of the graph -> its label array, in units (labels.py);
-    `axes`: (tensor of the module, axis) -> unit of each position; `reasons`: for each unit why it may not go, or None.
+    `axes`: (tensor of the module, axis) -> unit of each position; `reasons`: for each unit why it may not go, or None;
+    `bundles`: unit -> channel, as the spaces number them.
     """
 
     spaces: tuple[ChannelSpace, ...]
@@ -44,6 +45,7 @@ class ChannelGraph:
     outputs: tuple[str, ...]
     cancels: frozenset[str]
     reasons: tuple[str | None, ...]
+    bundles: Array
     space_of: Array  # unit -> number of its class of units that share all places; every space is one or more classes
     sizes: Sizes
 
@@ -103,8 +105,8 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:
     units = walk.labels.settle()
     axes = {site: units(labels) for site, labels in walk.axes.items()}
     labels = {name: units(array) for name, array in walk.labels_of.items()}
-    balances = tuple(Balance(units(b.blocks), b.partner, b.why) for b in walk.balances)
-    classes, spaces = assemble(walk, axes, labels, balances, units.reasons)
+    balances = tuple(replace(balance, blocks=units(balance.blocks)) for balance in walk.balances)
+    classes, spaces = assemble(walk, units)
     return ChannelGraph(
         spaces=spaces,
         not_understood=tuple(dict.fromkeys(walk.unknown)),
@@ -117,12 +119,13 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:
         outputs=walk.outputs,
         cancels=frozenset(walk.cancels),
         reasons=units.reasons,
-        space_of=classes,
-        sizes=_sizes(walk, axes, spaces, module),
+        bundles=units.bundles,
+        space_of=classes[units.bundles],
+        sizes=_sizes(walk, spaces, module),
     )
 
 
-def _sizes(walk: Walk, axes: Mapping[tuple[str, int], Array], spaces: Sequence[ChannelSpace], module: nn.Module) -> Sizes:
+def _sizes(walk: Walk, spaces: Sequence[ChannelSpace], module: nn.Module) -> Sizes:
     held: dict[tuple[str, int], dict[str, Fraction]] = {}
     for space in spaces:
         for binding in space.bindings:

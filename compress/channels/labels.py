@@ -2,7 +2,8 @@
 
 A *label array* stands for a tensor: as many axes, each as long as the tensor's or 1 where the position does not matter (batch,
 space); its entries number single channels (atoms). `FIXED` marks what is not tracked, and so never cut. Tied atoms become one
-*unit*: the smallest thing that can be cut. Never here: operators, tensors, values.
+*unit*: the smallest thing that can be cut. Units that are pruned together, though one of them may be cut without the others,
+are one *bundle*. Never here: operators, tensors, values.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ FIXED = -1
 
 @dataclass(frozen=True)
 class Units:
-    """`of_atom`: atom -> unit, units numbered by their first atom. `reasons`: for each unit why it may not go, or None."""
+    """`of_atom`: atom -> unit, units numbered by their first atom. `reasons`: for each unit why it may not go, or None.
+
+    `bundles`: unit -> bundle, numbered likewise.
+    """
 
     of_atom: Array
     reasons: tuple[str | None, ...]
+    bundles: Array
 
     def __call__(self, labels: Array) -> Array:
         """The same label array, in units."""
@@ -41,6 +46,7 @@ class Labels:
         self._count = 0
         self._ties: list[tuple[Array, Array]] = []
         self._pins: list[tuple[Array, str]] = []
+        self._bundles: list[tuple[Array, Array]] = []
 
     def fresh(self, count: int) -> Array:
         """`count` new atoms; a width of one is never cut, so a single channel is FIXED."""
@@ -57,6 +63,11 @@ class Labels:
         self.pin(a[b < 0], reason)
         self.pin(b[a < 0], reason)
 
+    def bundle(self, a: Array, b: Array) -> None:
+        """Position by position the same bundle."""
+        tracked = (a >= 0) & (b >= 0)
+        self._bundles.append((a[tracked], b[tracked]))
+
     def pin(self, labels: Array, reason: str) -> None:
         """These channels, and all that get tied to them, may never go. The first reason given is the one that is told."""
         atoms = labels[labels >= 0]
@@ -70,7 +81,8 @@ class Labels:
         for number, (atoms, _) in enumerate(self._pins):
             np.minimum.at(first_reason, of_atom[atoms], number)
         texts = [reason for _, reason in self._pins]
-        return Units(of_atom, tuple(texts[i] if i < len(texts) else None for i in first_reason))
+        bundles = np.unique(_components(self._count, [*self._ties, *self._bundles])[firsts], return_inverse=True)[1]
+        return Units(of_atom, tuple(texts[i] if i < len(texts) else None for i in first_reason), bundles)
 
 
 def _components(count: int, ties: list[tuple[Array, Array]]) -> Array:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.channels.labels import Array
-from compress.channels.walk import Balance, Walk
+from compress.channels.labels import Array, Units
+from compress.channels.walk import Walk
 
 WRITERS = ("weight", "bias", "scale", "shift")
 
@@ -53,41 +53,47 @@ class ChannelSpace:
     writers: tuple[Binding, ...]
     readers: tuple[Binding, ...]
     followers: tuple[Binding, ...]
-    units: Array = field(repr=False)
+    bundles: Array = field(repr=False)  # of ChannelGraph.bundles, in order
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
         return (*self.writers, *self.readers, *self.followers)
 
 
-def assemble(
-    walk: Walk,
-    axes: Mapping[tuple[str, int], Array],
-    labels: Mapping[str, Array],
-    balances: Sequence[Balance],
-    reasons: Sequence[str | None],
-) -> tuple[Array, tuple[ChannelSpace, ...]]:
-    """The class of each unit (units that share all places), and the spaces that weights write."""
-    count = len(reasons)
-    classes = _joined(_classes(count, [*axes.values(), *labels.values()]), [b.blocks for b in balances])
-    order, group, uneven = _layout(classes, balances, count)
+def assemble(walk: Walk, units: Units) -> tuple[Array, tuple[ChannelSpace, ...]]:
+    """The class of each bundle of units (bundles that share all places), and the spaces that weights write."""
+    reasons: list[str | None] = [None] * (int(units.bundles.max(initial=-1)) + 1)
+    for bundle, reason in zip(units.bundles, units.reasons, strict=True):
+        reasons[bundle] = reasons[bundle] or reason
+    axes = {site: _bundled(units, labels) for site, labels in walk.axes.items()}
+    places = [*axes.values(), *(_bundled(units, labels) for labels in walk.labels_of.values())]
+    blocks = [_bundled(units, balance.blocks) for balance in walk.balances if not balance.bundled]
+    classes = _joined(_classes(len(reasons), places), blocks)
+    order, group, uneven = _layout(classes, blocks)
     bindings = _bindings(walk, axes, classes, order)
     spaces: list[ChannelSpace] = []
     taken: set[str] = set()
     for number, found in bindings.items():
         if not any(binding.role == "weight" for binding in found):
             continue
-        units = order[number]
-        reason = next((reasons[unit] for unit in units if reasons[unit]), uneven.get(number))
-        if reason is None and group[number] == len(units):
+        channels = order[number]
+        reason = next((reasons[channel] for channel in channels if reasons[channel]), uneven.get(number))
+        if reason is None and group[number] == len(channels):
             reason = "one channel a group"
-        name = _name(found, len(units), taken, walk)
+        name = _name(found, taken, walk)
         taken.add(name)
         writers = tuple(b for b in found if b.role in WRITERS)
         readers = tuple(b for b in found if b.role == "into")
         others = tuple(b for b in found if b.role not in (*WRITERS, "into"))
-        spaces.append(ChannelSpace(name, len(units), reason is None, reason, group[number], writers, readers, others, units))
+        spaces.append(
+            ChannelSpace(name, len(channels), reason is None, reason, group[number], writers, readers, others, channels)
+        )
     return classes, tuple(spaces)
+
+
+def _bundled(units: Units, labels: Array) -> Array:
+    found = units(labels)
+    return np.where(found >= 0, units.bundles[np.maximum(found, 0)], found) if len(units) else found
 
 
 def _classes(count: int, places: Sequence[Array]) -> Array:
@@ -116,12 +122,13 @@ def _in_order(classes: Array) -> Array:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _layout(classes: Array, balances: Sequence[Balance], count: int) -> tuple[list[Array], list[int], dict[int, str]]:
-    """For each class its units, block after block; the number of blocks; why those whose blocks are not of equal length stay."""
+def _layout(classes: Array, balances: Sequence[Array]) -> tuple[list[Array], list[int], dict[int, str]]:
+    """For each class its channels, block after block; the number of blocks; why those stay whose blocks are of unequal length."""
+    count = len(classes)
     cells = np.zeros(count, int)
-    for balance in balances:
-        block = np.full(count, len(balance.blocks))
-        for number, units in enumerate(balance.blocks):
+    for blocks in balances:
+        block = np.full(count, len(blocks))
+        for number, units in enumerate(blocks):
             block[units[units >= 0]] = number
         cells = np.unique(np.stack([cells, block]), axis=1, return_inverse=True)[1].ravel()
     sorting = np.lexsort((np.arange(count), cells, classes))
@@ -154,7 +161,7 @@ def _bindings(
     return dict(sorted(found.items()))
 
 
-def _name(bindings: Sequence[Binding], width: int, taken: set[str], walk: Walk) -> str:
+def _name(bindings: Sequence[Binding], taken: set[str], walk: Walk) -> str:
     """The module of the first weight that writes the space; with the range of its rows when it writes several."""
     first = next(binding for binding in bindings if binding.role == "weight")
     module = first.tensor.rpartition(".")[0] or first.tensor

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from compress.channels import facts as facts_of
 from compress.channels.cut import Cut, cut
 from compress.channels.decide import Removal, decide
 from compress.channels.export import copied
-from compress.channels.graph import ChannelGraph, trace
+from compress.channels.graph import ChannelGraph, ChannelSpace, trace
 from compress.channels.proof import Check, Fault, Size, Witness
 from compress.channels.rebuild import rebuild
 from compress.checkpoint import check_finite
@@ -185,19 +186,11 @@ def _culprit(work: _Work, witness: Witness, removal: Removal, alone: Mapping[int
 
 def _report(work: _Work, removal: Removal, alone: Mapping[int, str], checks: tuple[Check, ...]) -> Report:
     graph = work.graph
-    spaces = []
-    for space in graph.spaces:
-        why = Counter(removal.why[unit] for unit in space.units)
-        gone = int(removal.gone[space.units].sum())
-        carriers = sum(int(unit) in removal.carriers for unit in space.units)
-        reason = space.reason or alone.get(int(graph.space_of[space.units[0]]))
-        left = space.width - gone
-        spaces.append(SpaceReport(space.name, space.width, left, why["zero"], why["constant"], why["unread"], carriers, reason))
     shapes = {name: tuple(tensor.shape) for name, tensor in work.cut(removal).tensors.items()}
     return Report(
         before=work.totals({}),
         after=work.totals(shapes),
-        spaces=tuple(spaces),
+        spaces=_spaces(graph, removal, alone),
         not_understood=tuple(map(str, graph.not_understood)),
         left_alone={_name(graph, number): text for number, text in alone.items()},
         uncounted=graph.sizes.uncounted,
@@ -205,9 +198,31 @@ def _report(work: _Work, removal: Removal, alone: Mapping[int, str], checks: tup
     )
 
 
+def _spaces(graph: ChannelGraph, removal: Removal, alone: Mapping[int, str]) -> tuple[SpaceReport, ...]:
+    gone, why_of = np.ones(len(graph.bundles), bool), {}
+    np.logical_and.at(gone, graph.bundles, removal.gone)
+    for unit in reversed(np.flatnonzero(removal.gone).tolist()):
+        why_of[int(graph.bundles[unit])] = removal.why[unit]
+    carriers = graph.bundles[list(removal.carriers)]
+    found = []
+    for space in graph.spaces:
+        why = Counter(why_of[channel] for channel in space.bundles.tolist() if gone[channel])
+        left = space.width - int(gone[space.bundles].sum())
+        carrying = int(np.isin(space.bundles, carriers).sum())
+        reason = space.reason or alone.get(_number(graph, space))
+        counts = (why["zero"], why["constant"], why["unread"])
+        found.append(SpaceReport(space.name, space.width, left, *counts, carrying, reason))
+    return tuple(found)
+
+
+def _number(graph: ChannelGraph, space: ChannelSpace) -> int:
+    """Of the class of units that the space is."""
+    return int(graph.space_of[np.flatnonzero(graph.bundles == space.bundles[0])[0]])
+
+
 def _name(graph: ChannelGraph, number: int) -> str:
     """Of a class of units: its space, or the first tensor that it lies in."""
     for space in graph.spaces:
-        if graph.space_of[space.units[0]] == number:
+        if _number(graph, space) == number:
             return space.name
     return next(tensor for (tensor, _), units in graph.axes.items() if (graph.space_of[units[units >= 0]] == number).any())

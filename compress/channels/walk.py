@@ -45,12 +45,12 @@ class Balance:
     """Blocks of channels that must stay equal in number. `blocks`: (groups, n) labels.
 
     `partner`: number of the balance whose block of the same group may vanish together with this one (the other side of a
-    grouped convolution), or None.
+    grouped convolution), or None. `bundled`: a depthwise convolution with a multiplier, whose groups are pruned whole.
     """
 
     blocks: Array
-    partner: int | None
-    why: str
+    partner: int | None = None
+    bundled: bool = False
 
 
 class Walk:
@@ -232,7 +232,7 @@ class Walk:
             joined = all(a[0][1] == b[0][0] for a, b in itertools.pairwise(parts))
             if len(parts) > 1 and len(lengths) == 1 and joined:
                 blocks = np.stack([labels.ravel() for _, labels in parts])
-                self.balances.append(Balance(blocks, None, "slices of equal length"))
+                self.balances.append(Balance(blocks))
 
 
 def op_of(node: Node) -> str:

@@ -138,16 +138,17 @@ def mix(walk: Walk, node: Node, call: _Call) -> None:
 
 
 def _groups(walk: Walk, out: Array, into: Array, groups: int) -> None:
-    """Depthwise: each input channel goes with its outputs. Grouped: the groups stay equal, or go whole."""
+    """Depthwise: each input channel goes with its output. Grouped: the groups stay equal, or go whole."""
     if groups == 1:
         return
-    if len(into) == groups:
-        walk.labels.tie(np.repeat(into, len(out) // groups), out, "tied to channels that cannot go")
+    if len(into) == len(out) == groups:
+        walk.labels.tie(into, out, "tied to channels that cannot go")
         return
-    first = len(walk.balances)
-    why = "groups of a convolution stay equal"
-    walk.balances.append(Balance(into.reshape(groups, -1), first + 1, why))
-    walk.balances.append(Balance(out.reshape(groups, -1), first, why))
+    depthwise, first = len(into) == groups, len(walk.balances)
+    if depthwise:
+        walk.labels.bundle(np.repeat(into, len(out) // groups), out)
+    walk.balances.append(Balance(into.reshape(groups, -1), first + 1, depthwise))
+    walk.balances.append(Balance(out.reshape(groups, -1), first, depthwise))
 
 
 def _along(labels: Array, count: int) -> Array:

@@ -108,7 +108,7 @@ def chunk(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.move(node, [source], part[None], into=user.name)
     if index.shape[axis] > 1 and len(set(sizes)) == 1:
         labels = np.moveaxis(walk.look(source), axis, 0).reshape(len(sizes), -1)
-        walk.balances.append(Balance(labels, None, f"{op_of(node)} keeps its parts equal"))
+        walk.balances.append(Balance(labels))
     elif index.shape[axis] > 1 and op_of(node) != "split_with_sizes":
         walk.labels.pin(walk.look(source), f"{op_of(node)} makes unequal parts")
 
