@@ -24,7 +24,14 @@ ids = [NAMES[p] for p in FILES]
 
 # From low to high. A module may import its own tier and those before it.
 NOUNS = ["compress", "compress.errors", "compress.image_format", "compress.spec", "compress.files", "compress.photos"]
-NOUNS += ["compress.checkpoint", "compress.pickles", "compress.memory", "compress.models", "compress.sheet", "compress.demo_photos"]
+NOUNS += [
+    "compress.checkpoint",
+    "compress.pickles",
+    "compress.memory",
+    "compress.models",
+    "compress.sheet",
+    "compress.demo_photos",
+]
 PARTS = ["compress.channels", "compress.networks", "compress.features", "compress.losses", "compress.metrics"]
 STAGES = ["compress.pruning", "compress.training", "compress.stylize"]
 TOP = ["compress.cli", "compress.pipeline", "compress.api", "compress.__main__"]
