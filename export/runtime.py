@@ -194,8 +194,12 @@ class TfliteRunner:
 
 
 def describe(path: Path, image_format: ImageFormat | None, variant: str = "fp32") -> Artifact:
-    """A card for a file that has none, found by opening it; `image_format` for each port of three channels."""
-    path, runner = Path(path), load(path)
+    """A card for a file that has none, found by opening it; `image_format` for each port of three channels.
+
+    It is opened in a process of its own first: a damaged .tflite file crashes the interpreter. Raises ArtifactError.
+    """
+    path = Path(path)
+    runner = load(path) if kind_of(path) == "onnx" else _load_warily(path)
     layout = layout_of(runner.inputs, "NHWC" if kind_of(path) == "tflite" else "NCHW")
     card = Card(
         file=path.name,
@@ -211,6 +215,16 @@ def describe(path: Path, image_format: ImageFormat | None, variant: str = "fp32"
         toolchain=toolchain(runner.engine.split()[0]),
     )
     return Artifact(path, card)
+
+
+def _load_warily(path: Path) -> Runner:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file")
+    try:
+        run_apart(path, [], seconds=120)
+    except child.ChildError as error:
+        raise ArtifactError(f"{path} cannot be opened: the interpreter {error.reason}") from error
+    return load(path)
 
 
 def layout_of(ports: Sequence[Port], usual: str) -> str:

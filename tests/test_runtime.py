@@ -145,3 +145,9 @@ def test_a_file_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(child.ChildError) as error:
         runtime.run_apart(path, [{"image": np.zeros((1, 4, 4, 5), np.float32)}], seconds=120)
     assert error.value.reason.startswith("swap.onnx: image must be 1x3x")
+
+
+def test_a_damaged_file_without_a_card_does_not_take_us_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.tflite").write_bytes(b"\x1c\0\0\0TFL3 garbage" * 9)
+    with pytest.raises(ArtifactError, match=r"a\.tflite cannot be opened: the interpreter "):
+        runtime.as_run(tmp_path / "a.tflite", PRESETS["0..1"])
