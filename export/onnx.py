@@ -119,7 +119,6 @@ def read(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
         if not model.graph.node or not model.graph.output:
             raise ArtifactError(f"{path} is no ONNX file, or has an empty graph")
-        onnx.checker.check_model(model)
     except FileNotFoundError as error:
         missing = path if not path.exists() else error.filename or error
         raise ArtifactError(
@@ -129,6 +128,7 @@ def read(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
         raise ArtifactError(f"{path} is no valid ONNX file: {_line(error)}") from error
+    runtime.load(path)  # the judge of what is valid, and tolerant of what others leave out
     return _modern(model, path)
 
 
@@ -138,11 +138,10 @@ def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     RemoveInitializersFromInputsPass()(made)
     model = ir.to_proto(made)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-    if opset >= OPSET:
-        return model
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
-    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+        raised = onnx.version_converter.convert_version(model, OPSET) if opset < OPSET else model
+        return onnx.shape_inference.infer_shapes(raised)  # for outputs whose shape the file does not say
+    except (RuntimeError, ValueError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"{path} has opset {opset}, which cannot be raised to {OPSET}: {_line(error)}") from error
 
 
