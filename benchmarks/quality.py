@@ -34,7 +34,7 @@ SIZE = 256
 
 def main() -> None:
     options = _parser().parse_args()
-    pictures = {path.name: photos.fit(photos.decode(path), SIZE, SIZE) for path in _chosen(options.photos, options.count)}
+    pictures = chosen(options.photos, options.count)
     loss = PerceptualLoss(PerceptualConfig(weights=options.weights), photos.decode(options.style))
     context = {**lines.context("torch"), "measure": "quality", "style": options.style.name, "loss": loss.facts()}
     nets = [("dense", options.network), *(("distilled", path) for path in options.distilled)]
@@ -93,12 +93,13 @@ def report(found: list[dict[str, Any]]) -> None:
         print(f"{role} {network}: style x {style:.3f}, content x {content:.3f} of dense; style {relative:.4f} of the photo's")
 
 
-def _chosen(folder: Path, count: int) -> list[Path]:
-    """`count` photos, evenly spread over the sorted folder."""
+def chosen(folder: Path, count: int) -> dict[str, photos.Pixels]:
+    """`count` photos, evenly spread over the sorted folder, cropped to SIZE: name -> (SIZE, SIZE, 3)."""
     found = photos.list_photos(folder)
     if len(found) < count:
         sys.exit(f"{folder} holds {len(found)} photos, {count} are asked for")
-    return [found[index * len(found) // count] for index in range(count)]
+    paths = [found[index * len(found) // count] for index in range(count)]
+    return {path.name: photos.fit(photos.decode(path), SIZE, SIZE) for path in paths}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -85,6 +85,20 @@ def quality(folder: Path) -> str:
     return markdown(headers, rows) + f"\nMeans over {count} photos.\n"
 
 
+def models(folder: Path) -> str:
+    """Each network against its own painting, the first one (public) as the measure."""
+    found = lines.read(folder / "models.jsonl")
+    rows = []
+    for network, style in dict.fromkeys((line["network"], line["style"]) for line in found):
+        own = [line for line in found if (line["network"], line["style"]) == (network, style)]
+        means = [mean(line[key] for line in own) for key in ("style", "photo_style", "content")]
+        rows.append((network, style, means[0] / means[1], means[2]))
+    shown = [(f"`{n}`", p, f"{s:.4f}", f"{s / rows[0][2]:.2f}", f"{c:,.0f}") for n, p, s, c in rows]
+    count = len({line["photo"] for line in found})
+    headers = ("network", "painting", "style, x the photo's", f"the same, x `{rows[0][0]}`", "content")
+    return markdown(headers, shown) + f"\nMeans over {count} photos.\n"
+
+
 def training(folder: Path) -> str:
     found = lines.read(folder / "training.jsonl")
     rows = [(line["name"], f"{1e3 * line['batch'] / median(line['samples_ms']):.2f}") for line in found]
@@ -93,7 +107,13 @@ def training(folder: Path) -> str:
     return markdown(("loop", "samples a second"), rows) + f"\nRatio of paired steps: {_training_ratio(folder):.3f}. {facts}.\n"
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"latency": latency, "targets": targets, "quality": quality, "training": training}
+TABLES: dict[str, Callable[[Path], str]] = {
+    "latency": latency,
+    "targets": targets,
+    "quality": quality,
+    "models": models,
+    "training": training,
+}
 
 
 def filled(text: str, folder: Path = RECORDS) -> str:
