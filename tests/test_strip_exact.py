@@ -87,7 +87,8 @@ def test_grouped(norm: str, padding: str) -> None:
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
 def test_grouped_unequal(padding: str) -> None:
     """Constants in three of four groups: groups stay equal, so none goes."""
-    stripped_to(net("none", nn.Conv2d(12, 8, 3, padding=1, padding_mode=padding, groups=4), 8, [0, 1, 4, 8]), {})
+    done = stripped_to(net("none", nn.Conv2d(12, 8, 3, padding=1, padding_mode=padding, groups=4), 8, [0, 1, 4, 8]), {})
+    assert [space.held for space in done.report.spaces] == [4, 0, 0]
 
 
 def test_grouped_transposed() -> None:
@@ -169,7 +170,7 @@ def test_ratio_is_taken_per_reader() -> None:
     for conv, values in ((made.a, (0.5, 1.5, 0.8, 2.0)), (made.b, (0.1, -0.4, 0.9, 1.2)), (made.c, (1.0, 0.7, -0.2, 0.3))):
         make_constant_(conv, [0, 3, 5, 8], values)
     done = stripped_to(made, {"a": 6})
-    assert next(space.carriers for space in done.report.spaces if space.name == "a") == 1
+    assert next(space.held for space in done.report.spaces if space.name == "a") == 1
 
 
 def test_a_carrier_that_a_relu_kills_is_not_enough() -> None:

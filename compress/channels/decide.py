@@ -31,14 +31,15 @@ class Merge:
 
 @dataclass(frozen=True)
 class Removal:
-    """`gone`: for each unit, whether it goes; `why`: zero, constant or unread. `carriers`: units that stay for others.
+    """`gone`: for each unit, whether it goes; `why`: zero, constant or unread. `held`: it could go, but for others: it carries a
+    constant, keeps groups equal, or is the last one.
 
     `folds`: weight -> (groups, in / groups), the constants whose effect goes into its bias. `merges`: weight -> merges.
     """
 
     gone: Array
+    held: Array
     why: tuple[str, ...]
-    carriers: frozenset[int]
     folds: Mapping[str, Array]
     merges: Mapping[str, tuple[Merge, ...]]
 
@@ -75,14 +76,10 @@ def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alo
         _keep_one(graph, gone)
         if np.array_equal(before, gone):
             break
-    carriers: set[int] = set()
     folds, merges = {}, {}
     for reader in readers:
-        folds[reader.step.weight], found = _take_over(reader, gone)
-        merges[reader.step.weight] = tuple(found)
-        carriers |= {int(reader.units[merge.group, merge.carrier]) for merge in found}
-    kept = frozenset(unit for unit in carriers if unit >= 0 and wanted[unit])
-    return Removal(gone, _reasons(graph, facts, gone), kept, folds, merges)
+        folds[reader.step.weight], merges[reader.step.weight] = _take_over(reader, gone)
+    return Removal(gone, wanted & ~gone, _reasons(graph, facts, gone), folds, merges)
 
 
 def _candidates(graph: ChannelGraph, facts: Facts) -> Array:
@@ -188,7 +185,7 @@ def _keep_one(graph: ChannelGraph, gone: Array) -> None:
             gone[units[0]] = False
 
 
-def _take_over(reader: Reader, gone: Array) -> tuple[Array, list[Merge]]:
+def _take_over(reader: Reader, gone: Array) -> tuple[Array, tuple[Merge, ...]]:
     leaving = _leaving(reader.units, gone)
     merges = []
     for group, channel in np.argwhere(leaving & reader.hard):
@@ -197,7 +194,7 @@ def _take_over(reader: Reader, gone: Array) -> tuple[Array, list[Merge]]:
         ratio = float(reader.value[group, channel] / reader.value[group, carrier])
         merges.append(Merge(int(group), int(channel), carrier, ratio))
     fold = np.where(leaving & ~reader.hard & reader.carries, np.nan_to_num(reader.value), 0.0)
-    return fold if reader.bears else np.zeros_like(fold), merges
+    return fold if reader.bears else np.zeros_like(fold), tuple(merges)
 
 
 def _reasons(graph: ChannelGraph, facts: Facts, gone: Array) -> tuple[str, ...]:

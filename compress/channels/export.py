@@ -64,11 +64,15 @@ def copied(module: nn.Module) -> nn.Module:
 
 def _functional(found: ExportedProgram) -> ExportedProgram:
     """Without writes into views and without nested graphs; the program as it is when it has none."""
-    for node in found.graph.nodes:
-        writes = in_place(node) and node.args and isinstance(node.args[0], Node) and op_of(node.args[0]) in _VIEWS
-        if writes or node.op == "get_attr":
-            return found.run_decompositions({})
+    if any(node.op == "get_attr" or _writes_into_view(node) for node in found.graph.nodes):
+        return found.run_decompositions({})
     return found
+
+
+def _writes_into_view(node: Node) -> bool:
+    if not in_place(node) or not node.args or not isinstance(node.args[0], Node):
+        return False
+    return any(op_of(other) in _VIEWS for other in (node.args[0], *node.args[0].users))
 
 
 @contextmanager

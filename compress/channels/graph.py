@@ -75,8 +75,8 @@ class ChannelGraph:
         """Zero every parameter that writes these channels (weights, biases, norm scale and shift), in place.
 
         `channels`: space name -> positions in the space, 0 <= position < width. A strip then removes exactly these, if their
-        numbers are equal in each group of the space; where zero becomes something else on the way (a sigmoid, a norm without
-        scale) before zero padding, it leaves one of them to carry that constant.
+        numbers are equal in each group of the space. Where zero becomes something else on the way (a sigmoid, a norm without
+        scale), it is a constant, which a bias takes over, or one of the channels stays to carry through zero padding.
         """
         parameters = dict(module.named_parameters(remove_duplicate=False))
         for name, positions in channels.items():
@@ -129,7 +129,8 @@ def _sizes(walk: Walk, spaces: Sequence[ChannelSpace], module: nn.Module) -> Siz
     held: dict[tuple[str, int], dict[str, Fraction]] = {}
     for space in spaces:
         for binding in space.bindings:
-            held.setdefault((binding.tensor, binding.axis), {})[space.name] = Fraction(binding.index.numel(), space.width)
+            counts = held.setdefault((binding.tensor, binding.axis), {})
+            counts[space.name] = counts.get(space.name, Fraction()) + Fraction(binding.index.numel(), space.width)
     parameters = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
     layers = tuple(Layer(s.weight, s.groups, s.positions) for s in walk.steps if isinstance(s, Linear))
     opaque = [step for step in walk.steps if isinstance(step, Opaque)]

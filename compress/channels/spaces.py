@@ -154,10 +154,12 @@ def _bindings(
         for number in dict.fromkeys(classes[units[tracked]].tolist()):
             positions = tracked[classes[units[tracked]] == number]
             positions = positions[np.argsort(place[units[positions]], kind="stable")]
-            channels = np.unique(place[units[positions]])
-            index = torch.from_numpy(positions.reshape(len(channels), -1))
             role, groups = walk.roles.get((tensor, axis), "other"), walk.groups.get(tensor, 1)
-            found.setdefault(number, []).append(Binding(tensor, axis, index, torch.from_numpy(channels), role, groups))
+            channels, times = np.unique(place[units[positions]], return_counts=True)
+            for each in np.unique(times):
+                index = torch.from_numpy(positions[np.repeat(times == each, times)].reshape(-1, each))
+                binding = Binding(tensor, axis, index, torch.from_numpy(channels[times == each]), role, groups)
+                found.setdefault(number, []).append(binding)
     return dict(sorted(found.items()))
 
 
@@ -167,6 +169,7 @@ def _name(bindings: Sequence[Binding], taken: set[str], walk: Walk) -> str:
     module = first.tensor.rpartition(".")[0] or first.tensor
     whole = walk.tensors[first.tensor].shape[first.axis] * (first.groups if first.axis == 1 else 1)
     rows = first.index.flatten()
-    if len(rows) == whole and module not in taken:
-        return module
-    return f"{module}[{int(rows.min())}:{int(rows.max()) + 1}]" + ("" if f"{module}[{int(rows.min())}" not in taken else "'")
+    name = module if len(rows) == whole else f"{module}[{int(rows.min())}:{int(rows.max()) + 1}]"
+    while name in taken:
+        name += "'"
+    return name

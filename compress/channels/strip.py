@@ -31,7 +31,8 @@ from compress.errors import ParityError
 class SpaceReport:
     """`zero`, `constant`, `unread`: how many channels went because they are zero, another constant, or not needed by any output.
 
-    `carriers`: constant channels that stay, to carry others through zero padding. `reason`: why the space stays whole, or None.
+    `held`: how many are constant or unread and stay all the same: to carry constants through zero padding (one can carry many),
+    to keep groups equal, or as the last one. `reason`: why the space stays whole, or None.
     """
 
     name: str
@@ -40,7 +41,7 @@ class SpaceReport:
     zero: int
     constant: int
     unread: int
-    carriers: int
+    held: int
     reason: str | None
 
     @property
@@ -203,15 +204,15 @@ def _spaces(graph: ChannelGraph, removal: Removal, alone: Mapping[int, str]) -> 
     np.logical_and.at(gone, graph.bundles, removal.gone)
     for unit in reversed(np.flatnonzero(removal.gone).tolist()):
         why_of[int(graph.bundles[unit])] = removal.why[unit]
-    carriers = graph.bundles[list(removal.carriers)]
+    held = np.unique(graph.bundles[removal.held])
     found = []
     for space in graph.spaces:
         why = Counter(why_of[channel] for channel in space.bundles.tolist() if gone[channel])
         left = space.width - int(gone[space.bundles].sum())
-        carrying = int(np.isin(space.bundles, carriers).sum())
+        stay = int(np.isin(space.bundles, held).sum())
         reason = space.reason or alone.get(_number(graph, space))
         counts = (why["zero"], why["constant"], why["unread"])
-        found.append(SpaceReport(space.name, space.width, left, *counts, carrying, reason))
+        found.append(SpaceReport(space.name, space.width, left, *counts, stay, reason))
     return tuple(found)
 
 

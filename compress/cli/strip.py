@@ -58,7 +58,7 @@ def strip(
 
 
 def _show(talk: Talk, report: Report, output: Path) -> None:
-    rows = [(s.name, s.before, s.after, s.why, _stays(s.carriers, s.reason)) for s in report.spaces]
+    rows = [(s.name, s.before, s.after, s.why, _stays(s.held, s.reason)) for s in report.spaces]
     talk.table(("channels of", "before", "after", "went", "why others stay"), rows)
     for name, unit in (("parameters", "parameters"), ("macs", "MACs"), ("bytes", "bytes")):
         talk.show(f"{unit}: {getattr(report.before, name):,} -> {getattr(report.after, name):,}")
@@ -77,5 +77,5 @@ def _show(talk: Talk, report: Report, output: Path) -> None:
     talk.show(f"written: {output}")
 
 
-def _stays(carriers: int, reason: str | None) -> str:
-    return reason or (f"{carriers} carry constants through padding" if carriers else "")
+def _stays(held: int, reason: str | None) -> str:
+    return reason or (f"{held} carry a constant, or keep groups equal" if held else "")

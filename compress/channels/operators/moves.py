@@ -72,9 +72,10 @@ def cat(walk: Walk, node: Node, arguments: Arguments) -> None:
         _cat_beside(walk, node, sources, arrays, axis)
         return
     if not along:
-        walk.move(node, sources, np.full((1,) * (rank + 1), -1))
+        walk.move(node, sources, np.stack(arrays))
         return
-    parts = [_filled(array, shape_of(source), axis) for array, source in zip(arrays, sources, strict=True)]
+    wide = [[shape_of(source)[axis] if a == axis else 1 for a in range(rank)] for source in sources]
+    parts = [np.broadcast_to(array, shape) for array, shape in zip(arrays, wide, strict=True)]
     walk.move(node, sources, np.concatenate(parts, axis)[None])
 
 
@@ -84,12 +85,6 @@ def _cat_beside(walk: Walk, node: Node, sources: Sequence[Node], arrays: list[Ar
         walk.opaque(node)
         return
     walk.move(node, sources, np.stack(arrays))
-
-
-def _filled(index: Array, shape: Sequence[int], axis: int) -> Array:
-    """Untracked channels take their room."""
-    wide = [shape[axis] if a == axis else 1 for a in range(len(shape))]
-    return index if list(index.shape) == wide else np.full(wide, -1)
 
 
 @handles("chunk", "split", "split_with_sizes", "unsafe_chunk", "unsafe_split", "tensor_split", "unbind")
