@@ -1,6 +1,6 @@
 """How much of its own painting's style each network gives to photos, beside public networks against theirs, at 256x256.
 
-    python benchmarks/models.py --pair NET PAINTING [--pair NET PAINTING ...] --photos DIR --weights VGG19.pth -o benchmarks/records/
+    python benchmarks/models.py --pair NET PAINTING [--pair NET PAINTING ...] --photos DIR --weights VGG19.pth [-o DIR]
 
 Writes models.jsonl: one line a network and photo. Gram losses of different paintings cannot be compared; shares of the unstylised
 photo's own loss can.
