@@ -39,10 +39,8 @@ def module(name: str) -> list[str]:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for intermediate files, gone afterwards. Raises OutputError when there is no room for one."""
-    with said_as_output_error(Path(tempfile.gettempdir())):
-        folder = tempfile.TemporaryDirectory(prefix="compress-export-")
-    with folder as name:
+    """A folder for intermediate files, gone afterwards. Raises OutputError when the disk has no room for them."""
+    with said_as_output_error(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="compress-export-") as name:
         yield Path(name)
 
 

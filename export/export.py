@@ -80,12 +80,12 @@ class Made:
 
 @dataclass(frozen=True)
 class Report:
-    """`stages`: for each size the parity of every stage, variants last."""
+    """`stages`: for each size the parity of every stage, variants last. `pictures`: what it was measured on, in words."""
 
     onnx: Artifact
     made: tuple[Made, ...]
     stages: Mapping[Size, tuple[Parity, ...]]
-    pictures: str
+    pictures: Mapping[Size, str]
 
 
 def check_outputs(folder: Path, path: Path, sizes: Sequence[Size], config: ExportConfig) -> None:
@@ -117,10 +117,10 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     shipped: Artifact | None = None
     made: list[Made] = []
     stages: dict[Size, tuple[Parity, ...]] = {}
-    pictures = ""
+    pictures: dict[Size, str] = {}
     for index, size in enumerate(source.sizes):
         one = _Exporter(source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed))
-        pictures = one.samples.about
+        pictures[size] = one.samples.about
         yardstick, chain = one.before_tflite()
         if shipped is None:
             shipped = one.write_onnx(chain)

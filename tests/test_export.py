@@ -311,6 +311,19 @@ def test_a_full_disk_is_said(source: Source, fake: Fake, tmp_path: Path) -> None
     assert "TMPDIR" in str(error.value.hint)
 
 
+def test_a_full_output_disk_leaves_nothing_half_written(
+    source: Source, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    fake("built()")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="no space left on the disk"):
+        export(source, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_garbage_is_not_kept(source: Source, fake: Fake, tmp_path: Path) -> None:
     fake("built(); [made(name, b'\\x1c\\0\\0\\0TFL3 garbage' * 9) for name in names]")
     with pytest.raises(ConversionError, match="the converter made no fp32 file that runs: "):

@@ -229,6 +229,7 @@ def test_every_target_has_rewrites_and_no_row_names_another() -> None:
     assert len({row.name for row in rewrites.REWRITES}) == len(rewrites.REWRITES)
 
 
+@pytest.mark.slow
 def test_a_real_network_is_rewritten_whole(data: Path) -> None:
     import torch
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.errors import ArtifactError, ImageError
+from compress.errors import ArtifactError, ImageError, OutputError
 from compress.image_format import PRESETS
 from export import child, runtime
 from export.artifact import Port, Quantisation, write_card
@@ -151,3 +151,13 @@ def test_a_damaged_file_without_a_card_does_not_take_us_with_it(tmp_path: Path) 
     (tmp_path / "a.tflite").write_bytes(b"\x1c\0\0\0TFL3 garbage" * 9)
     with pytest.raises(ArtifactError, match=r"a\.tflite cannot be opened: the interpreter "):
         runtime.as_run(tmp_path / "a.tflite", PRESETS["0..1"])
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OutputError, match="no space left on the disk for ") as error:
+        runtime.run_apart(onnx_file(tmp_path), [], seconds=60)
+    assert error.value.exit_code == 1

@@ -40,8 +40,6 @@ def export(
     variants: str | None,
     sizes: tuple[tuple[int, int], ...],
     calibration: Path | None,
-    force: bool,
-    seed: int,
     **options: Any,
 ) -> dict[str, Any]:
     """Make ONNX and TFLite files of a network, run each, and show how far each stage is from the network as given.
@@ -60,7 +58,7 @@ def export(
     from export.export import ExportConfig
     from export.export import export as run
 
-    config = ExportConfig(rows, options["target"], calibration, seed, force, options["timeout"])
+    config = ExportConfig(rows, options["target"], calibration, options["seed"], options["force"], options["timeout"])
     check_folder(output)
     report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
     document = _document(report)
@@ -80,9 +78,9 @@ def _source(talk: Talk, file: Path, net: NetOptions, sizes: tuple[tuple[int, int
 
 
 def _show(talk: Talk, report: Report) -> None:
-    for (height, width), stages in report.stages.items():
+    for size, stages in report.stages.items():
         rows = [(stage.stage, *_numbers(stage)) for stage in stages]
-        title = f"{height}x{width}, against the network as given, {report.pictures}"
+        title = f"{size[0]}x{size[1]} on {report.pictures[size]}: how far from the network as given"
         talk.table(("stage", "max", "mean", "PSNR"), rows, title=title)
     files = [(one.artifact.path.name, f"{one.artifact.card.bytes:,}", f"{one.artifact.card.deflate_bytes:,}")
              for one in report.made if one.artifact]  # fmt: skip
@@ -95,7 +93,7 @@ def _show(talk: Talk, report: Report) -> None:
 def _document(report: Report) -> dict[str, Any]:
     return {
         "onnx": {"path": str(report.onnx.path), "bytes": report.onnx.card.bytes, "parity": _parity(report.onnx.card.own_parity)},
-        "pictures": report.pictures,
+        "pictures": {f"{height}x{width}": about for (height, width), about in report.pictures.items()},
         "artifacts": [
             {
                 "path": str(one.artifact.path) if one.artifact else None,
