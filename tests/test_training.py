@@ -120,15 +120,15 @@ def test_learning_brings_the_loss_down(photos: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resuming_gives_what_an_unbroken_run_gives(photos: Path, tmp_path: Path, precision: str) -> None:
-    config = TrainingConfig(9, precision=precision, save_every=4)
+    config = TrainingConfig(20, precision=precision, save_every=4)
     whole = small_network()
-    train(whole, darker, crops(photos), config, FORMATS)
+    losses = train(whole, darker, crops(photos), config, FORMATS)
 
     def saving(resume: bool) -> Saving:
         return Saving(tmp_path / "x.state.safetensors", {"what": "test"}, lambda *_: None, resume)
 
     def stop(progress: object, _: nn.Module) -> None:
-        if progress.step == 5:  # type: ignore[attr-defined]
+        if progress.step == 19:  # type: ignore[attr-defined]  # within the last tenth, whose losses are the record
             os.kill(os.getpid(), signal.SIGINT)
 
     first = small_network()
@@ -136,7 +136,7 @@ def test_resuming_gives_what_an_unbroken_run_gives(photos: Path, tmp_path: Path,
         train(first, darker, crops(photos), config, FORMATS, saving(False), watchers=(stop,))
     assert (tmp_path / "x.state.safetensors").is_file()
     second = Johnson(widths=(3, 5, 7), blocks=1)
-    train(second, darker, crops(photos), config, FORMATS, saving(True))
+    assert train(second, darker, crops(photos), config, FORMATS, saving(True)) == losses
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True))
     assert not (tmp_path / "x.state.safetensors").exists()
 
@@ -153,9 +153,9 @@ def test_what_an_objective_learns_is_resumed_too(tmp_path: Path) -> None:
     assert "objective.scale" in learned
     assert "objective.frozen" not in learned
     optimizer = torch.optim.Adam([t for t in learned.values() if t.requires_grad])
-    state.save(tmp_path / "s", 3, {}, learned, optimizer)
+    state.save(tmp_path / "s", state.Moment(3), {}, learned, optimizer)
     objective.scale.data.fill_(7)
-    assert state.load(tmp_path / "s", {}, learned, optimizer) == 3
+    assert state.load(tmp_path / "s", {}, learned, optimizer).step == 3
     assert objective.scale.item() == 2
 
 
@@ -165,7 +165,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.state.safetensors"
     with pytest.raises(TrainingError, match="nothing to resume"):
         state.load(path, {}, learned, optimizer)
-    state.save(path, 3, {"steps": 5, "style": "a"}, learned, optimizer)
+    state.save(path, state.Moment(3), {"steps": 5, "style": "a"}, learned, optimizer)
     with pytest.raises(TrainingError, match="other steps"):
         state.load(path, {"steps": 6, "style": "a"}, learned, optimizer)
     other = state.learned(Johnson(widths=(3, 5, 9), blocks=1), None)

@@ -136,8 +136,8 @@ def train(
         objective.to(device)
     learned = state.learned(network, objective)
     optimizer = Adam([tensor for tensor in learned.values() if tensor.requires_grad], config.learning_rate)
-    start = state.load(saving.path, saving.plan, learned, optimizer) if saving and saving.resume else 0
-    losses, began = Losses(config.steps), time.monotonic()
+    resumed = state.load(saving.path, saving.plan, learned, optimizer) if saving and saving.resume else state.Moment(0)
+    start, losses, began = resumed.step, Losses(config.steps, **resumed.losses), time.monotonic()
 
     with closing(Prefetched(crops)) as batches, stop_between_steps() as stop:
         for step in range(start, config.steps):
@@ -152,7 +152,8 @@ def train(
             done = step + 1
             if saving and done < config.steps and (stop.asked or done % config.save_every == 0):
                 saving.checkpoint(network, done, losses.summary())
-                state.save(saving.path, done, saving.plan, learned, optimizer)
+                moment = state.Moment(done, {"smooth": losses.smooth, "tail": losses.tail})
+                state.save(saving.path, moment, saving.plan, learned, optimizer)
             if stop.asked and done < config.steps:
                 raise KeyboardInterrupt
     network.to(device="cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

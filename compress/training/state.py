@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,16 @@ def learned(network: nn.Module, objective: object) -> dict[str, Tensor]:
     return tensors
 
 
-def save(path: Path, step: int, plan: Mapping[str, Any], trained: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-    """Write the state after `step` steps. `trained`: as `learned` gives it. `plan`: what was asked, for `load`."""
+@dataclass(frozen=True)
+class Moment:
+    """Where a training is: `step` steps are done; `losses`: what is told of them, JSON values."""
+
+    step: int
+    losses: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save(path: Path, moment: Moment, plan: Mapping[str, Any], trained: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+    """Write the state of this moment. `trained`: as `learned` gives it. `plan`: what was asked, for `load`."""
     tensors = {f"model.{name}": t.detach().cpu().contiguous().clone() for name, t in trained.items()}
     for index, entry in optimizer.state_dict()["state"].items():
         for name, value in entry.items():
@@ -45,13 +54,13 @@ def save(path: Path, step: int, plan: Mapping[str, Any], trained: Mapping[str, T
     tensors["random.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    payload = to_bytes(tensors, {_KEY: json.dumps({"step": step, "plan": plan}, sort_keys=True)})
+    payload = to_bytes(tensors, {_KEY: json.dumps({**asdict(moment), "plan": plan}, sort_keys=True)})
     with write_whole(path) as partial:
         partial.write_bytes(payload)
 
 
-def load(path: Path, plan: Mapping[str, Any], trained: Mapping[str, Tensor], optimizer: Optimizer) -> int:
-    """Put a saved state back and return its step. Raises TrainingError when there is none, or it is another training's."""
+def load(path: Path, plan: Mapping[str, Any], trained: Mapping[str, Tensor], optimizer: Optimizer) -> Moment:
+    """Put a saved state back and return its moment. Raises TrainingError when there is none, or it is another training's."""
     tensors, header = _read(path)
     if header["plan"] != json.loads(json.dumps(plan)):
         asked = json.loads(json.dumps(plan))
@@ -75,7 +84,7 @@ def load(path: Path, plan: Mapping[str, Any], trained: Mapping[str, Tensor], opt
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available() and "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"])
-        return int(header["step"])
+        return Moment(int(header["step"]), dict(header["losses"]))
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise TrainingError(
             f"{path} does not fit this training: {str(error).splitlines()[0]}", "start again without --resume"
