@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -63,6 +64,8 @@ def load(path: Path, threads: int | None = None) -> Runner:
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise ArtifactError(f"{path} is empty")
     kind = kind_of(path)
     threads = threads or len(os.sched_getaffinity(0))
     return OnnxRunner(path, threads) if kind == "onnx" else TfliteRunner(path, threads)
@@ -126,7 +129,7 @@ class TfliteRunner:
         self._path = path
         if path.stat().st_size < 8 or path.open("rb").read(8)[4:] != b"TFL3":
             raise ArtifactError(f"{path} is no TFLite file")
-        with _said(path, "cannot be opened", (ValueError, RuntimeError)):
+        with _said(path, "cannot be opened", (ValueError, RuntimeError)), _silent():
             self._interpreter = make(model_path=str(path), num_threads=threads)
             self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
@@ -417,8 +420,29 @@ def _said(path: Path, problem: str, errors: tuple[type[Exception], ...]) -> Iter
     try:
         yield
     except errors as error:
-        line = " ".join(str(error).split())[:300]
-        raise ArtifactError(f"{path.name} {problem}: {line}") from error
+        raise ArtifactError(f"{path.name} {problem}: {_plain(str(error))}") from error
+
+
+def _plain(text: str) -> str:
+    """One line without ONNX Runtime's own error numbers, source files and C++ signatures."""
+    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?", "", " ".join(text.split()))
+    return re.sub(r"/onnxruntime_src/\S+:\d+ .*?\) ", "", line)[:300]
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The interpreter greets the user on the process's stderr (`INFO: Created ... delegate`), and no setting of it stops that.
+
+    What it says of an error comes in the exception as well.
+    """
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 if __name__ == "__main__":

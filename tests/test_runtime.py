@@ -107,11 +107,12 @@ def test_the_number_of_inputs_is_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "payload", "said"),
     [
-        ("a.tflite", b"", "is no TFLite file"),
+        ("a.tflite", b"", "is empty"),
         ("a.tflite", b"garbage that is long enough", "is no TFLite file"),
         ("a.tflite", b"\x1c\0\0\0TFL3" + b"\0" * 40, "cannot be opened"),
-        ("a.onnx", b"", "is no ONNX file"),
-        ("a.onnx", b"garbage that is long enough", "is no ONNX file"),
+        ("a.onnx", b"", "is empty"),
+        ("a.onnx", b"garbage that is long enough", "is no ONNX file that ONNX Runtime can open: Protobuf parsing failed.$"),
+        ("a.onnx", b"\x08\x07", "can open: ModelProto does not have a graph.$"),
         ("a.pth", b"PK", "neither .onnx nor .tflite"),
     ],
 )
