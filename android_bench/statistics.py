@@ -126,7 +126,8 @@ def doubts(record: Record) -> tuple[str, ...]:
     busy = median([round_.cpu_per_wall for round_ in record.rounds])
     found = []
     if len(record.rounds) < FEWEST_ROUNDS or len(record.samples_ms) < FEWEST_SAMPLES:
-        found.append(f"few samples: {len(record.samples_ms)} runs in {len(record.rounds)} rounds")
+        rounds = "1 round" if len(record.rounds) == 1 else f"{len(record.rounds)} rounds"
+        found.append(f"few samples: {len(record.samples_ms)} runs in {rounds}")
     if summary.high_ms - summary.low_ms > WIDEST_INTERVAL * summary.median_ms:
         found.append(f"wide spread: the median is only known to be in {summary.low_ms:.2f}..{summary.high_ms:.2f} ms")
     if isinstance(cores, int) and record.threads > cores:

@@ -106,6 +106,12 @@ def test_side_by_side(files, tmp_path):
     assert (records[2].executed["delegate"], records[2].executed["delegated"], records[2].executed["nodes"]) == ("XNNPACK", 1, 1)
 
 
+def test_the_interpreter_does_not_greet_the_user(tmp_path):
+    code = "import os, sys; from export import runtime; runtime.load(sys.argv[1], 1); os.write(2, b'ours')"
+    said = subprocess.run([sys.executable, "-c", code, tflite(tmp_path / "add.tflite")], capture_output=True, check=True)
+    assert (said.stdout, said.stderr) == (b"", b"ours")
+
+
 def test_table_ratio_and_doubts(tmp_path):
     tflite(tmp_path / "a.tflite")
     (tmp_path / "b").mkdir()
@@ -200,7 +206,9 @@ def test_a_network_of_the_users_own(own):
 def test_code_that_the_user_did_not_name_is_not_run(own):
     result = bench(own("run").name, "--threads", 1, "--rounds", 1)
     assert result.exit_code == 1
-    assert "run.safetensors needs code that it may not call by itself" in result.output
+    (error, hint) = result.stderr.splitlines()  # said once: there is no other file that the rounds go on with
+    assert error == "error: run.safetensors needs code that it may not call by itself"
+    assert "--network strange:Net" in hint
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def bench(
         check_output(output, force=force, inputs=paths)
     run = Run(jobs_for(paths, net, settings), settings["rounds"], settings["seed"])
     try:
-        run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen))
+        run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen, len(run.jobs) == 1))
     except UsageError:
         raise
     except (CompressError, KeyboardInterrupt):  # what was measured stays
@@ -100,14 +100,14 @@ def jobs_for(paths: Sequence[Path], net: NetOptions, settings: dict[str, Any]) -
     ]
 
 
-def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError) -> None:
+def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError, is_alone: bool) -> None:
     from android_bench.job import Seen
     from android_bench.statistics import median
 
     if isinstance(seen, Seen):
         samples = seen.round.samples_ms
         talk.say(f"{progress}  {Path(job.path).name} on {job.backend}: {median(samples):.2f} ms ({len(samples)} runs)")
-    else:  # the error itself ends the command
+    elif not is_alone:  # the error itself ends the command
         talk.warn(f"{seen.message}; left out of the rounds to come")
 
 
