@@ -220,7 +220,7 @@ def test_a_users_factory_is_called_when_the_user_says_so(own: Path) -> None:
     write(own.with_name("ours"), snapshot(loaded.module, loaded.spec))
     with pytest.raises(NetworkError, match="may not call by itself") as caught:
         open_network(own.with_name("ours"))
-    assert caught.value.hint == "--network own_net:make allows it"
+    assert caught.value.hint == "--network own_net:make runs that code: only where you know it"
     assert open_network(own.with_name("ours"), NetOptions("own_net:make")).spec == loaded.spec
     with pytest.raises(NetworkError, match="holds 'own_net:make', not 'own_net:number'"):
         open_network(own.with_name("ours"), NetOptions("own_net:number"))

@@ -61,7 +61,8 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
         if options.arguments is not None and options.arguments != found.spec.arguments:
             raise NetworkError(f"{path} was made with --args {found.spec.arguments}, not {options.arguments}")
         if not found.spec.is_registered and not options.network:
-            raise NetworkError(f"{path} needs code that it may not call by itself", f"--network {found.spec.network} allows it")
+            hint = f"--network {found.spec.network} runs that code: only where you know it"
+            raise NetworkError(f"{path} needs code that it may not call by itself", hint)
     else:
         found = _recognised(path, options)
     spec = _with_options(found.spec, options)
