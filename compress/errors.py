@@ -25,6 +25,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# What code of the user's own (a factory, a forward) raises when it does not work. `is_exhausted` (memory.py) comes first.
+OF_OTHERS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError, SyntaxError,
+    TypeError, ValueError,
+)  # fmt: skip
+
 
 class CompressError(Exception):
     """One clear line in `message`; `hint`, where there is one, says what to do."""
@@ -121,6 +127,12 @@ class BudgetFileError(CompressError):
 class BudgetError(_DocumentError):
     kind = "budget"
     exit_code = 3
+
+
+def said_by(error: BaseException) -> str:
+    """The first line of what other people's code raised, with the error's type where the line says little (a KeyError's)."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if " " in line else f"{type(error).__name__}: {line}".rstrip(": ")
 
 
 def require(package: str, extra: str) -> None:

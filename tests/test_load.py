@@ -197,6 +197,7 @@ def make(width=3):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Conv2d(width, 7, 1))
 def number(): return 7
 def broken(): raise ValueError("two\\nlines")
+def lookup(): return {}["channels"]
 class Nest:
     inner = make
 """
@@ -207,6 +208,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A module `own_net` in the current folder, and weights that fit its `make(5)`."""
     (tmp_path / "own_net.py").write_text(OWN)
     (tmp_path / "own_broken.py").write_text("def make(:\n")
+    (tmp_path / "own_name.py").write_text("make = nn.Conv2d\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     torch.save(nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.Conv2d(5, 7, 1)).state_dict(), "net.pth")
@@ -236,7 +238,9 @@ def test_a_users_factory_is_called_when_the_user_says_so(own: Path) -> None:
         ("own_broken:make", "cannot import"),
         ("own_net:LOG", "is not callable"),
         ("own_net:number", "made a int"),
-        ("own_net:broken", "refuses --args {}: two$"),
+        ("own_net:broken", "refuses --args {}: ValueError: two$"),
+        ("own_net:lookup", "refuses --args {}: KeyError: 'channels'$"),
+        ("own_name:make", "cannot import --network own_name:make: name 'nn' is not defined$"),
         (".own_net:make", "cannot import"),
     ],
 )

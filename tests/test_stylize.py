@@ -146,6 +146,11 @@ def test_sizes_refuse_nonsense() -> None:
 # Networks as pictures
 
 
+class Lookup(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return {"body": x}["head"]
+
+
 def test_networks_without_pictures_are_refused() -> None:
     with pytest.raises(NetworkError, match="does not say how a picture goes in and comes out") as caught:
         run_of_network(nn.Identity(), ModelSpec("classifier"))
@@ -155,6 +160,8 @@ def test_networks_without_pictures_are_refused() -> None:
         (nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), r"gives a tensor of shape \(1, 10\), which is no picture"),
         (nn.Conv2d(3, 4, 1), r"shape \(1, 4, 8, 8\), which is no picture"),
         (nn.Conv2d(5, 3, 1), "does not run on a picture of 8x8"),
+        (nn.ModuleDict({"head": nn.Identity()}), 'does not run on a picture of 8x8: Module .* missing the required "forward"'),
+        (Lookup(), "does not run on a picture of 8x8: KeyError: 'head'$"),
     ):
         with pytest.raises(NetworkError, match=words) as caught:
             run_of_network(module, spec)(photo(8, 8)[None].astype(np.float32))

@@ -22,8 +22,9 @@ from compress import checkpoint as checkpoints
 from compress import networks
 from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
-from compress.errors import NetworkError, UsageError
+from compress.errors import OF_OTHERS, NetworkError, UsageError, said_by
 from compress.image_format import ImageFormat
+from compress.memory import is_exhausted
 from compress.spec import ModelSpec, Shape
 
 Factory = Callable[..., nn.Module]
@@ -104,8 +105,10 @@ def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
 def _call(factory: Factory, spec: ModelSpec) -> nn.Module:
     try:
         module = factory(**spec.arguments)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {str(error).splitlines()[0]}") from error
+    except OF_OTHERS as error:
+        if is_exhausted(error):
+            raise
+        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {said_by(error)}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
     return module
@@ -174,8 +177,8 @@ def find_factory(name: str) -> Factory:
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
-        raise NetworkError(f"cannot import --network {name}: {error}") from error
+    except OF_OTHERS as error:
+        raise NetworkError(f"cannot import --network {name}: {said_by(error)}") from error
     if not callable(target):
         raise NetworkError(f"--network {name} is not callable")
     return target

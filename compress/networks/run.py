@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from compress.errors import NetworkError
+from compress.errors import OF_OTHERS, NetworkError, said_by
 from compress.image_format import Run
 from compress.memory import is_exhausted
 from compress.spec import ModelSpec
@@ -46,13 +46,11 @@ def _forward(module: nn.Module, tensor: Tensor, spec: ModelSpec) -> Any:
     try:
         with torch.inference_mode():
             return module(tensor)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except OF_OTHERS as error:
         if is_exhausted(error):
             raise
         height, width = tensor.shape[2:]
-        raise NetworkError(
-            f"{spec.network} does not run on a picture of {height}x{width}: {str(error).splitlines()[0]}"
-        ) from error
+        raise NetworkError(f"{spec.network} does not run on a picture of {height}x{width}: {said_by(error)}") from error
 
 
 def _picture(result: Any, index: int, spec: ModelSpec) -> Tensor:
