@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.errors import UsageError
+from compress.errors import ImageError, UsageError
 from compress.losses.perceptual import PerceptualConfig, PerceptualLoss, gram, parse_layers, total_variation
 from tests.test_features import vgg_tensors
 
@@ -59,6 +59,11 @@ def test_terms_are_weighted_and_zero_weights_are_not_computed(weights: Path, pai
     target = {layer: getattr(one, f"gram_{layer}") for layer in LAYERS["style_layers"]}
     by_hand = sum((gram(found[layer]) - target[layer]).square().mean(dim=(1, 2)) for layer in target)
     assert torch.allclose(one.style(found), by_hand, rtol=1e-5)
+
+
+def test_a_painting_of_a_few_pixels_is_refused(weights: Path) -> None:
+    with pytest.raises(ImageError, match=r"^a painting of 40x1 is too small \(both sides need 16 pixels or more\)$"):
+        PerceptualLoss(PerceptualConfig(weights=weights, **LAYERS), np.zeros((1, 40, 3), np.uint8))
 
 
 def test_the_painting_itself_has_no_style_loss(weights: Path, painting: np.ndarray) -> None:

@@ -103,6 +103,17 @@ def test_no_photo_that_can_be_read_is_an_error(tmp_path: Path) -> None:
         crops(tmp_path).batch(0)
 
 
+def test_a_broken_photo_is_named_once_also_when_previews_meet_it_first(photos: Path) -> None:
+    (photos / "text.jpg").write_text("no picture")
+    warnings: list[str] = []
+    source = Crops.of_folder(photos, CropConfig(32, 2), warnings.append)
+    for one in (source.cropped(CropConfig(32, 4)), source):
+        for step in range(6):
+            one.batch(step)
+    assert len(warnings) == 1
+    assert "text.jpg is not a picture" in warnings[0]
+
+
 def test_learning_brings_the_loss_down(photos: Path) -> None:
     network = small_network()
     terms: list[float] = []

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import UsageError
+from compress.errors import ImageError, UsageError
 from compress.features import vgg
 from compress.photos import Pixels
 
 # VGG-19 takes the layers of VGG-16's that it has too; relu4_1 for relu4_3, where the smaller weight files end.
+SMALLEST_PAINTING = 16  # pixels of its shorter side: fewer than a crop must have say nothing of a style
 STYLE_LAYERS = {
     "vgg16": ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
     "vgg19": ("relu1_2", "relu2_2", "relu3_3", "relu4_1"),
@@ -137,6 +138,9 @@ def parse_layers(text: str | None) -> tuple[str, ...] | None:
 def _painting_tensor(painting: Pixels, longer_side: int) -> Tensor:
     from compress.photos import resize
 
+    if min(painting.shape[:2]) < SMALLEST_PAINTING:
+        height, width = painting.shape[:2]
+        raise ImageError(f"a painting of {width}x{height} is too small", f"both sides need {SMALLEST_PAINTING} pixels or more")
     scale = longer_side / max(painting.shape[:2])
     height, width = (max(32, round(side * scale)) for side in painting.shape[:2])
     return torch.from_numpy(resize(painting, height, width).copy()).permute(2, 0, 1)[None].float()

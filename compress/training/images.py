@@ -54,6 +54,12 @@ class Crops:
         """Raises ImageError for an empty folder."""
         return cls(list_photos(folder), config, warn)
 
+    def cropped(self, config: CropConfig) -> Crops:
+        """The same photos, cropped otherwise; which ones cannot be read is said once for both."""
+        other = Crops(self.photos, config, self.warn)
+        other._broken = self._broken
+        return other
+
     def batch(self, step: int) -> Batch:
         """The crops of step `step` (0, 1, 2 ...), the same however often and in whichever order it is asked."""
         return np.stack([self._crop(step * self.config.batch + i) for i in range(self.config.batch)])

@@ -98,7 +98,7 @@ class Job:
         return {**config, **sizes, "photos": len(crops.photos), "photo_names": names, "dtype": self.dtype}
 
     def _previewed(self, crops: Crops) -> list[Any]:
-        return list(Crops(crops.photos, replace(self.crops, batch=PREVIEWED, smallest=1.0), lambda _: None).batch(0))
+        return list(crops.cropped(replace(self.crops, batch=PREVIEWED, smallest=1.0)).batch(0))
 
 
 def picture_formats(spec: ModelSpec) -> tuple[ImageFormat, ImageFormat]:
