@@ -126,7 +126,7 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
             shipped = one.write_onnx(chain)
             say(f"wrote {shipped.path}")
         graph, places, chain = one.rewritten(yardstick, chain)
-        say(f"{size[0]}x{size[1]}: {sum(places.values())} rewrites for {config.target}; converting")
+        say(f"{size[0]}x{size[1]}: rewrites for {config.target}: {sum(places.values())}; converting")
         found, chain = one.tflite(graph, places, yardstick, chain)
         made += found
         stages[size] = (*chain, *(m.parity for m in found if m.parity and m.variant != REFERENCE))

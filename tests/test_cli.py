@@ -283,3 +283,11 @@ def test_messages_are_one_line_without_commands_to_the_terminal() -> None:
     error = CompressError("a\nb\x1b[31m \u202e grüße", "c\r\n")
     assert error.message == "a b [31m   grüße"
     assert error.hint == "c"
+
+
+def test_tables_show_names_as_they_are_and_titles_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "a title that is wider than the table below it, [bold] and :smile: included"
+    Talk().table(("file", "ms"), [("[red]net:smile:.tflite", 7)], title=title)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == title
+    assert "│ [red]net:smile:.tflite │  7 │" in lines

@@ -56,12 +56,14 @@ class Talk:
             return
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left", header_style="bold")
+        console, table = self._console(stderr=False), Table(header_style="bold")
         for index, header in enumerate(headers):
             table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
-        self._console(stderr=False).print(table)
+        if title:
+            console.print(title, soft_wrap=True)  # the table's own title is no wider than the table
+        console.print(table)
 
     @property
     def stderr(self) -> Console:
@@ -72,7 +74,7 @@ class Talk:
         from rich.console import Console
 
         wide = 100 if not (sys.stderr if stderr else sys.stdout).isatty() else None
-        return Console(stderr=stderr, quiet=self.quiet and stderr, width=wide, highlight=False)
+        return Console(stderr=stderr, quiet=self.quiet and stderr, width=wide, highlight=False, markup=False, emoji=False)
 
 
 class _NamedAsWritten(click.ParamType[Any]):

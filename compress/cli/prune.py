@@ -118,7 +118,7 @@ def _shown(talk: Talk, output: Path, document: dict[str, Any], losses: dict[str,
             (t["name"], f"{t['weights']:,}", f"{t['weights'] - t['zeros']:,}", f"{1 - t['zeros'] / t['weights']:.1%}")
             for t in document["tensors"]
         ]
-        talk.table(("tensor", "weights", "stay", ""), rows)
+        talk.table(("tensor", "weights", "stay", "share"), rows)
         for name in (t["name"] for t in document["tensors"] if t["zeros"] == t["weights"]):
             talk.warn(f"{name} keeps no weight at all: nothing passes through it")
         talk.show(f"{found['zeros_after']:,} of {found['prunable']:,} weights are zero")
