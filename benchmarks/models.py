@@ -30,7 +30,7 @@ def main() -> None:
     found = []
     for network, painting in options.pair:
         loss = PerceptualLoss(PerceptualConfig(weights=options.weights), photos.decode(painting))
-        context = {**lines.context("torch"), "measure": "models", "style": painting.name, "loss": loss.facts()}
+        context = {**lines.context("torch"), "measure": "models", "painting": painting.name, "loss": loss.facts()}
         run = run_of(network)
         about = {"network": network.name, "sha256": lines.sha256(network)}
         found += [{**context, **about, **line} for line in judge(run, run, pictures, loss)]

@@ -36,7 +36,7 @@ def main() -> None:
     options = _parser().parse_args()
     pictures = chosen(options.photos, options.count)
     loss = PerceptualLoss(PerceptualConfig(weights=options.weights), photos.decode(options.style))
-    context = {**lines.context("torch"), "measure": "quality", "style": options.style.name, "loss": loss.facts()}
+    context = {**lines.context("torch"), "measure": "quality", "painting": options.style.name, "loss": loss.facts()}
     nets = [("dense", options.network), *(("distilled", path) for path in options.distilled)]
     nets += [("scratch", options.scratch)] if options.scratch else []
     dense = run_of(options.network)

@@ -89,10 +89,10 @@ def models(folder: Path) -> str:
     """Each network against its own painting, the first one (public) as the measure."""
     found = lines.read(folder / "models.jsonl")
     rows = []
-    for network, style in dict.fromkeys((line["network"], line["style"]) for line in found):
-        own = [line for line in found if (line["network"], line["style"]) == (network, style)]
-        means = [mean(line[key] for line in own) for key in ("style", "photo_style", "content")]
-        rows.append((network, style, means[0] / means[1], means[2]))
+    for network, painting in dict.fromkeys((line["network"], line["painting"]) for line in found):
+        own = [line for line in found if (line["network"], line["painting"]) == (network, painting)]
+        means = {key: mean(line[key] for line in own) for key in ("style", "photo_style", "content")}
+        rows.append((network, painting, means["style"] / means["photo_style"], means["content"]))
     shown = [(f"`{n}`", p, f"{s:.4f}", f"{s / rows[0][2]:.2f}", f"{c:,.0f}") for n, p, s, c in rows]
     count = len({line["photo"] for line in found})
     headers = ("network", "painting", "style, x the photo's", f"the same, x `{rows[0][0]}`", "content")

@@ -211,7 +211,7 @@ def _contenders(dense: Path, files: Mapping[str, Mapping[str, Path]]) -> list[Co
     found = [Contender(f"{dense.stem}, torch", dense, run_of_network(loaded.module, loaded.spec))]
     for stem, made in files.items():
         wanted = made if stem == dense.stem else {"dynamic": made["dynamic"]}
-        found += [Contender(f"{stem}, TFLite {variant}", path, as_run(path)) for variant, path in wanted.items()]
+        found += [Contender(f"{stem}, {variant}", path, as_run(path)) for variant, path in wanted.items()]
     return found
 
 

@@ -50,7 +50,7 @@ def demo(
 
 
 def _show(talk: Talk, outcome: Outcome) -> None:
-    headers = ("", "bytes", "smaller", "ms", "faster", "PSNR dB", "SSIM", "style", "content")
+    headers = ("network, runs as", "bytes", "smaller", "ms", "faster", "PSNR dB", "SSIM", "style", "content")
     talk.table(
         headers, [_cells(row) for row in outcome.rows], title="against the dense network, means over the photos held aside"
     )
