@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compress.errors import OutputError
@@ -19,7 +19,7 @@ from compress.errors import OutputError
 def check_output(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()) -> Path:
     """Refuse early, before any work: an output that is an input, that exists (without `force`), or whose folder cannot be made.
 
-    Makes the folder. Returns `path`. Raises OutputError.
+    Leaves nothing behind. Returns `path`. Raises OutputError.
     """
     path = Path(path)
     for source in inputs:
@@ -36,14 +36,20 @@ def check_output(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
 
 
 def check_folder(folder: Path) -> Path:
-    """Make `folder` and prove that a file can be written in it. Raises OutputError."""
+    """Prove that `folder` can be made and a file written in it; leave no new folder. Raises OutputError."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder} is a file, not a folder", "give another output")
-    with said_as_output_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".compress-"):
-            pass
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        with said_as_output_error(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".compress-"):
+                pass
+    finally:
+        for place in new:
+            with suppress(OSError):  # not made, or in use by someone else by now
+                place.rmdir()
     return folder
 
 
@@ -51,10 +57,11 @@ def check_folder(folder: Path) -> Path:
 def write_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block ends well, delete it when it does not.
 
-    Durable: the data is on the disk before the name is. Raises OutputError for what the disk refuses.
+    Makes the folder. Durable: the data is on the disk before the name is. Raises OutputError for what the disk refuses.
     """
     path = Path(path)
     with said_as_output_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
         partial = Path(name)
         try:

@@ -26,8 +26,7 @@ NET = Checkpoint(ModelSpec("johnson"), {"w": torch.arange(100_000.0)})
 
 def test_a_new_output_and_its_folders(tmp_path: Path) -> None:
     path = check_output(tmp_path / "a" / "b" / "net")
-    assert path.parent.is_dir()
-    assert list(path.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # proved, and nothing left when nothing is written
     write_text(path, "grüße\n")
     assert path.read_bytes() == "grüße\n".encode()
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~current_umask()
@@ -85,6 +84,15 @@ def test_a_folder_that_cannot_be_written() -> None:
     folder = Path("/proc/self") if os.geteuid() == 0 else Path("/")
     with pytest.raises(OutputError, match="cannot write"):
         check_folder(folder)
+
+
+def test_new_folders_go_again_and_others_stay(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    check_folder(tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
+    with pytest.raises(OutputError, match="cannot write"):
+        check_folder(tmp_path / "a" / "b" / ("n" * 300))
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
