@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def test_a_file_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(child.ChildError) as error:
         runtime.run_apart(path, [{"image": np.zeros((1, 4, 4, 5), np.float32)}], seconds=120)
     assert error.value.reason.startswith("swap.onnx: image must be 1x3x")
+
+
+def test_what_a_killed_child_leaves_goes_with_its_folder(tmp_path: Path) -> None:
+    code = "import os, signal, tempfile; print(tempfile.mkdtemp(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(child.ChildError, match=r"crashed \(SIGKILL\)") as error:
+        child.run([sys.executable, "-c", code], tmp_path, seconds=60)
+    assert Path(error.value.log.strip()).parent == tmp_path
 
 
 def test_a_damaged_file_without_a_card_does_not_take_us_with_it(tmp_path: Path) -> None:
