@@ -256,6 +256,16 @@ def test_what_is_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     assert caught.value.hint == "pip install 'mobile-compress[export]'"
 
 
+@pytest.mark.parametrize("arguments", [["strip", "net.pth", "-o", "out"], ["export", "net.pth", "-o", "out"]])
+def test_without_any_extra_a_command_names_the_one_it_needs(arguments: list[str], tmp_path: Path) -> None:
+    """In a process where torch cannot be imported, as after a plain `pip install mobile-compress`."""
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from compress.cli import main; main({arguments!r})"
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert said.returncode == 1
+    assert said.stderr == "error: torch is not installed\n  pip install 'mobile-compress[train]'\n"
+
+
 def test_talk_keeps_results_and_words_apart(capsys: pytest.CaptureFixture[str]) -> None:
     def speak(talk: Talk) -> tuple[str, str]:
         talk.say("word")

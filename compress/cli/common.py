@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from compress.errors import CompressError, OutputError, UsageError
+from compress.errors import CompressError, MissingToolError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from compress.networks.load import LoadedNetwork, NetOptions
+
+# Package -> the extra that brings it, for those that commands import without asking `require` first.
+EXTRAS = {"torch": "train", "safetensors": "train"}
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,7 +66,8 @@ class Talk:
             table.add_row(*(str(cell) for cell in row))
         if title:
             console.print(title, soft_wrap=True)  # the table's own title is no wider than the table
-        console.print(table)
+        if rows:
+            console.print(table)
 
     @property
     def stderr(self) -> Console:
@@ -73,7 +77,7 @@ class Talk:
     def _console(self, stderr: bool) -> Console:
         from rich.console import Console
 
-        wide = 100 if not (sys.stderr if stderr else sys.stdout).isatty() else None
+        wide = 140 if not (sys.stderr if stderr else sys.stdout).isatty() else None
         return Console(stderr=stderr, quiet=self.quiet and stderr, width=wide, highlight=False, markup=False, emoji=False)
 
 
@@ -214,6 +218,11 @@ def errors_as_lines(as_json: bool) -> Iterator[None]:
         if not is_exhausted(error):
             raise
         _fail(CompressError("out of memory", "a smaller --size or --batch needs less"), as_json)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(MissingToolError(f"{package} is not installed", f"pip install 'mobile-compress[{EXTRAS[package]}]'"), as_json)
     except OSError as error:
         if not error.filename:
             raise
