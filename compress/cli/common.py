@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from compress.errors import CompressError, MissingToolError, OutputError, UsageError
+from compress.errors import OF_OTHERS, CompressError, MissingToolError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,10 +194,9 @@ def open_net(path: Path, net: NetOptions, talk: Talk) -> LoadedNetwork:
 @contextmanager
 def errors_as_lines(as_json: bool) -> Iterator[None]:
     """Whatever a user can cause becomes one line on stderr (or a JSON document) and an exit code; the rest is a traceback."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
-        yield
+        with _ctrl_c_stays_ctrl_c():
+            yield
     except CompressError as error:
         _fail(error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -239,5 +238,26 @@ def _fail(error: CompressError, as_json: bool) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _as_ctrl_c(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _ctrl_c_stays_ctrl_c() -> Iterator[None]:
+    """SIGTERM counts as Ctrl-C; and whatever interrupted code makes of it (numpy's import an ImportError), it was Ctrl-C."""
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> NoReturn:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it: so be it
+        numbers.append(signal.SIGINT)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, stop) for number in numbers} if is_main else {}
+    try:
+        yield
+    except (CompressError, SystemError, *OF_OTHERS) as error:
+        if asked:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
