@@ -32,7 +32,8 @@ from compress.errors import ArtifactError, MeasurementError, MissingToolError, U
 from compress.image_format import PRESETS
 from compress.networks.load import NetOptions, fresh_network
 from compress.spec import ModelSpec
-from export.artifact import Port
+from export import runtime
+from export.artifact import Port, write_card
 
 QUICK = Sampling(samples=3, seconds=0.0, warmup=1, timeout_s=60)
 
@@ -138,6 +139,15 @@ def test_outputs_and_options_are_checked_before_any_work(files, tmp_path):
         result = bench(*arguments)
         assert (result.exit_code, said in result.output) == (code, True), result.output
     assert (tmp_path / "r.jsonl").read_text() == "mine"
+
+
+def test_a_card_of_another_file_is_an_error_before_any_work(files, tmp_path):
+    path = files[2]
+    write_card(runtime.describe(path, PRESETS["0..1"]))
+    tflite(path, shape=(1, 8, 12, 3))
+    result = bench(path, "--threads", 1, "--rounds", 1)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {path.name}.json does not match {path.name}: its sha256 is")
 
 
 def test_a_fixed_file_is_not_resized(files):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ import compress
 from compress.checkpoint import write
 from compress.cli import COMMANDS, main
 from compress.cli.common import Talk, errors_as_lines
-from compress.errors import BudgetError, CompressError, MissingToolError, UsageError, require
+from compress.errors import ArtifactError, BudgetError, CompressError, MissingToolError, UsageError, require
+from compress.image_format import PRESETS
 from compress.networks.johnson import Johnson
 from compress.networks.load import snapshot
 from tests.test_checkpoint import EVIL, evil_file, foreign_files, with_header
@@ -301,3 +304,39 @@ def test_tables_show_names_as_they_are_and_titles_on_one_line(capsys: pytest.Cap
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == title
     assert "│ [red]net:smile:.tflite │  7 │" in lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_whatever_becomes_of_ctrl_c_it_ends_as_ctrl_c(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    """An import that is interrupted raises ImportError: numpy's does. Handlers are as before afterwards."""
+    before = signal.getsignal(number)
+
+    def interrupted_import() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt as error:
+            raise ImportError("numpy could not be imported") from error
+
+    with pytest.raises(SystemExit) as caught, errors_as_lines(False):
+        interrupted_import()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "stopped\n"
+    assert signal.getsignal(number) is before
+    with pytest.raises(ImportError, match="nobody asked"), errors_as_lines(False):
+        raise ImportError("nobody asked to stop")
+
+
+def test_the_onnx_of_an_export_brings_its_format_along(tmp_path: Path) -> None:
+    from compress.cli.export import _format_by_card
+    from export import runtime
+    from export.artifact import write_card
+    from tests.test_runtime import onnx_file
+
+    path = onnx_file(tmp_path)
+    assert _format_by_card(path) is None
+    write_card(runtime.describe(path, PRESETS["imagenet"]))
+    assert _format_by_card(path) == PRESETS["imagenet"]
+    onnx_file(tmp_path, 6, 8)
+    with pytest.raises(ArtifactError, match=r"swap\.onnx\.json does not match swap\.onnx"):
+        _format_by_card(path)

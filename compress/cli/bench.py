@@ -49,6 +49,7 @@ def bench(
     from compress.files import check_output
 
     paths = expanded(files)
+    _check_cards(paths)
     if output:
         check_output(output, force=force, inputs=paths)
     run = Run(jobs_for(paths, net, settings), settings["rounds"], settings["seed"])
@@ -76,6 +77,15 @@ def expanded(files: Sequence[Path]) -> list[Path]:
             raise UsageError(f"{path} holds nothing to measure", f"looked for {', '.join(MEASURED)}")
         found += inside
     return found
+
+
+def _check_cards(paths: Sequence[Path]) -> None:
+    """A card beside a file must be that file's: else the record would be of something that nobody exported."""
+    from export.artifact import card_path, read_artifact
+
+    for path in paths:
+        if path.is_file() and path.suffix in (".onnx", ".tflite") and card_path(path).exists():
+            read_artifact(path)
 
 
 def jobs_for(paths: Sequence[Path], net: NetOptions, settings: dict[str, Any]) -> list[Job]:

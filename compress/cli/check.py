@@ -81,7 +81,7 @@ def _show(talk: Talk, verdicts: list[Verdict], free: list[Entry]) -> None:
         )
         for verdict in verdicts
     ]
-    talk.table(("file", "limit", "allowed", "measured", ""), rows)
+    talk.table(("file", "limit", "allowed", "measured", "verdict"), rows)
     for verdict in verdicts:
         if verdict.loose:
             talk.say(f"{verdict.line}: it can be tightened (--update)")

@@ -10,6 +10,7 @@ import click
 from compress.cli.common import PATH, SIZE, Talk, command, net_options, open_net, output_option
 
 if TYPE_CHECKING:
+    from compress.image_format import ImageFormat
     from compress.networks.load import NetOptions
     from export.artifact import Parity
     from export.export import Made, Report
@@ -73,8 +74,17 @@ def _source(talk: Talk, file: Path, net: NetOptions, sizes: tuple[tuple[int, int
     from export import source
 
     if file.suffix.lower() == ".onnx":
-        return source.from_onnx(file, sizes, net.image_format)
+        return source.from_onnx(file, sizes, net.image_format or _format_by_card(file))
     return source.from_network(file, open_net(file, net, talk), sizes, strip)
+
+
+def _format_by_card(file: Path) -> ImageFormat | None:
+    """What the card of an .onnx file of ours says of its pictures; None without one. Raises ArtifactError for another's card."""
+    from export.artifact import card_path, read_artifact
+
+    if not (file.exists() and card_path(file).exists()):
+        return None
+    return next((port.format for port in read_artifact(file).card.inputs if port.format), None)
 
 
 def _show(talk: Talk, report: Report) -> None:
