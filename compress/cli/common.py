@@ -57,9 +57,13 @@ class Talk:
         """The result as a table for people: stdout. The first column is left-aligned, the others right."""
         if self.as_json:
             return
+        from rich import box
         from rich.table import Table
 
-        console, table = self._console(stderr=False), Table(header_style="bold")
+        console, table = (
+            self._console(stderr=False),
+            Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold"),
+        )
         for index, header in enumerate(headers):
             table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
         for row in rows:
@@ -170,7 +174,7 @@ def net_options(function: Function) -> Function:
         click.option("--image-format", metavar="F", help="0..1, 0..255, -1..1, imagenet, caffe, or spelled out."),
         click.option("--example", type=SHAPE, multiple=True, help="Example input shape, once an input."),
         click.option("--args", "arguments", type=JsonObject(), help="Arguments of the network's factory."),
-        click.option("--network", metavar="NAME|PKG.MODULE:FACTORY", help="Which network NET holds, when it does not say."),
+        click.option("--network", metavar="NAME|PKG.MODULE:FACTORY", help="Which network; needed where no file says it."),
     ):
         with_net = option(with_net)
     return with_net  # type: ignore[return-value]
