@@ -23,10 +23,11 @@ from android_bench.evidence import gather
 from android_bench.job import Job as BenchJob
 from android_bench.protocol import Run as BenchRun
 from android_bench.record import write_records
-from android_bench.statistics import paired_ratio, summarise
+from android_bench.statistics import doubts, paired_ratio, summarise
 from compress import checkpoint
 from compress.demo_photos import HELD_ASIDE, TRAINED_ON, copy_photos
 from compress.errors import CompressError, MissingToolError, ParityError, UsageError
+from compress.features.weights import how_to_get
 from compress.files import check_folder, identity, write_text
 from compress.image_format import Run
 from compress.losses.distillation import DistillationConfig
@@ -67,7 +68,7 @@ class Settings:
     widths: Mapping[str, int]
     steps: int = 900
     size: int = 256
-    rounds: int = 3
+    rounds: int = 5
     seed: int = 0
     style: Path | None = None
     weights: Path | None = None
@@ -225,6 +226,9 @@ def _timed(contenders: Sequence[Contender], output: Path, settings: Settings, ta
     )
     records = BenchRun(jobs, settings.rounds, settings.seed).measure()
     write_records(output, records)
+    for contender, record in zip(contenders, records, strict=True):
+        if found := doubts(record):
+            talk.warn(f"timing of {contender.name}: {'; '.join(found)}")
     return [(summarise(record).median_ms, 1 / paired_ratio(record, records[0]).value) for record in records]
 
 
@@ -268,7 +272,7 @@ def _judge(settings: Settings) -> tuple[PerceptualLoss | None, str | None]:
     """The loss network that fills the style and content columns, or what is missing for them."""
     try:
         if settings.style is None:
-            raise MissingToolError("style and content loss: no painting", "--style FILE, and --weights FILE or COMPRESS_WEIGHTS")
+            raise MissingToolError("style and content loss: no painting", f"give it with --style; {how_to_get('vgg19')}")
         return PerceptualLoss(PerceptualConfig(weights=settings.weights), decode(settings.style)), None
     except MissingToolError as error:
         return None, str(error)
