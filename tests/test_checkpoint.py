@@ -409,6 +409,9 @@ def test_a_file_that_only_mentions_us_is_foreign(tmp_path: Path) -> None:
 # Writing
 
 
-def test_writing_into_a_folder_that_is_gone(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_writing_makes_the_folder_and_says_when_it_cannot(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write(tmp_path / "new" / "net", checkpoint)
+    assert read(tmp_path / "new" / "net").spec == checkpoint.spec
+    (tmp_path / "file").write_text("no folder")
     with pytest.raises(OutputError, match="cannot write"):
-        write(tmp_path / "gone" / "net", checkpoint)
+        write(tmp_path / "file" / "net", checkpoint)

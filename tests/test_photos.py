@@ -186,9 +186,13 @@ def test_a_suffix_that_is_no_picture(tmp_path: Path) -> None:
     for name in ("a.txt", "a", "a.psd"):
         with pytest.raises(ImageError, match="no picture format has the suffix"):
             encode(tmp_path / name, GRADIENT)
-    with pytest.raises(OutputError):
-        encode(tmp_path / "gone" / "a.png", GRADIENT)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError):
+        encode(tmp_path / "file" / "a.png", GRADIENT)
 
 
 def test_listing(tmp_path: Path) -> None:
