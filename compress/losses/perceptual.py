@@ -27,7 +27,7 @@ STYLE_LAYERS = {
 }
 CONTENT_LAYERS = {"vgg16": ("relu3_3",), "vgg19": ("relu3_3",)}
 # (content, style, total variation) for each kind of weight file.
-WEIGHTS = {"caffe": (1.0, 5.0, 10.0), "torchvision": (1.0, 1e5, 1e-5), "normalised": (1.0, 1e4, 1e-5)}
+WEIGHTS = {"caffe": (1.0, 0.8, 10.0), "torchvision": (1.0, 1e5, 1e-5), "normalised": (1.0, 1e4, 1e-5)}
 
 
 @dataclass(frozen=True)
