@@ -26,8 +26,8 @@ STYLE_LAYERS = {
     "vgg19": ("relu1_2", "relu2_2", "relu3_3", "relu4_1"),
 }
 CONTENT_LAYERS = {"vgg16": ("relu3_3",), "vgg19": ("relu3_3",)}
-# (content, style, total variation) for each kind of weight file. caffe: what the bundled networks were trained with. normalised: the
-# same balance of the terms on unstylised photos. torchvision: as in pytorch/examples (1e5 and 1e10).
+# (content, style, total variation) for each kind of weight file. caffe: what the bundled networks were trained with.
+# normalised: the same balance of the terms on unstylised photos. torchvision: as in pytorch/examples (1e5 and 1e10).
 WEIGHTS = {"caffe": (1.0, 0.8, 10.0), "torchvision": (1.0, 1e5, 1e-5), "normalised": (1.0, 5e3, 7e-5)}
 
 
