@@ -216,6 +216,24 @@ def test_python_dash_m_and_the_script_are_the_same() -> None:
 # How errors become lines
 
 
+@pytest.mark.parametrize("delay", [0.05, 0.1, 0.2, 0.4])
+def test_ctrl_c_while_the_program_loads_is_no_traceback(delay: float) -> None:
+    """Before a line of ours runs, Python itself may still answer; a traceback through our files is a defect."""
+    process = subprocess.Popen([sys.executable, "-m", "compress", "strip", "no-such-file", "-o", "x"], stderr=subprocess.PIPE)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert b"Traceback" not in said or b"compress/" not in said, said
+    assert process.returncode in (130, -signal.SIGINT, 1)  # 1: it was through already
+
+
+def test_ctrl_c_has_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, errors_as_lines(True):
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "stopped"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [

@@ -31,10 +31,8 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:  # type: ignore[override]
         """Run, with every error as one line (a JSON document with --json) and its exit code."""
-        try:
-            from compress.cli.common import errors_as_lines
-        except KeyboardInterrupt:
-            sys.exit(130)
+        from compress.cli.common import errors_as_lines
+
         arguments = list(sys.argv[1:] if args is None else args)
         with errors_as_lines("--json" in arguments):
             code = super().main(arguments, *rest, **{**extra, "standalone_mode": False})

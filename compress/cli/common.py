@@ -211,6 +211,8 @@ def errors_as_lines(as_json: bool) -> Iterator[None]:
         _fail(UsageError(error.format_message(), hint), as_json)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
+        if as_json:
+            click.echo(json.dumps({"error": {"kind": "stopped", "message": "stopped", "hint": None}}, indent=2))
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has left: nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -252,7 +254,7 @@ def _ctrl_c_stays_ctrl_c() -> Iterator[None]:
         raise KeyboardInterrupt
 
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it: so be it
+    if callable(signal.getsignal(signal.SIGINT)):  # a shell's background job ignores it: so be it
         numbers.append(signal.SIGINT)
     is_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, stop) for number in numbers} if is_main else {}
