@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from compress.errors import ConversionError, MissingToolError, ParityError
-from export import child, parity, runtime, tflite
+from compress.errors import ArtifactError, ConversionError, MissingToolError, ParityError
+from compress.image_format import ImageFormat
+from export import child, metadata, parity, runtime, tflite
 from export.artifact import Parity, Port
 from export.parity import Outputs, Sample, Yardstick
 from export.samples import InputSpec
@@ -38,11 +39,14 @@ WAYS = (Way("quick", False, False), Way("quick, with shapes", True, False), Way(
 
 @dataclass(frozen=True)
 class Request:
-    """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it."""
+    """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it. `parent`: see Essentials."""
 
     graph: onnx.ModelProto
     inputs: Sequence[InputSpec]
     outputs: Sequence[str]
+    formats: Sequence[ImageFormat | None]
+    size: tuple[int, int]
+    parent: str
     variants: Sequence[Variant]
     calibration: Sequence[Sample]
     seconds: float
@@ -55,6 +59,13 @@ class Request:
             taken.append(tflite.signature_name(name, taken))
         count = len(self.inputs)
         return dict(zip((spec.name for spec in self.inputs), taken, strict=False)), tuple(taken[count:])
+
+    def essentials(self, variant: str) -> metadata.Essentials:
+        """What the file of `variant` says of itself."""
+        inputs, outputs = self.names
+        taken = tuple((inputs[spec.name], spec.format if spec.is_picture else None) for spec in self.inputs)
+        given = tuple(zip(outputs, self.formats, strict=True))
+        return metadata.Essentials(variant, self.size, taken, given, self.parent)
 
 
 @dataclass(frozen=True)
@@ -89,7 +100,7 @@ def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
         place.mkdir()
         try:
             files = tflite.convert(_job(request, way), place)
-            first = _ran(request, files[REFERENCE], yardstick)
+            first = _ran(request, REFERENCE, files[REFERENCE], yardstick)
         except child.ChildError as error:
             if error.reason.startswith("ModuleNotFoundError"):
                 raise MissingToolError(
@@ -110,7 +121,8 @@ def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
             problem = error
             continue
         made = {
-            row.name: first if row.name == REFERENCE else _ran(request, files[row.name], yardstick) for row in request.variants
+            row.name: first if row.name == REFERENCE else _ran(request, row.name, files[row.name], yardstick)
+            for row in request.variants
         }
         return Conversion(made, reference, way)
     assert problem is not None
@@ -134,10 +146,14 @@ def _job(request: Request, way: Way) -> tflite.Job:
     )
 
 
-def _ran(request: Request, made: Path | Failure, yardstick: Yardstick) -> Ran | Failure:
-    """Execute a file on every sample, in a process of its own."""
+def _ran(request: Request, variant: str, made: Path | Failure, yardstick: Yardstick) -> Ran | Failure:
+    """Complete a file and execute it on every sample, in a process of its own."""
     if isinstance(made, Failure):
         return made
+    try:
+        made.write_bytes(metadata.embed_tflite(made.read_bytes(), request.essentials(variant)))
+    except ArtifactError as error:
+        return Failure(str(error), "")
     inputs, outputs = request.names
     samples = [{inputs[name]: _as_file(array) for name, array in sample.items()} for sample in yardstick.samples]
     try:
@@ -155,10 +171,9 @@ def _ran(request: Request, made: Path | Failure, yardstick: Yardstick) -> Ran | 
         return Failure(str(error), "")
     if not parity.is_finite(results):
         return Failure("it gives NaN or infinite values", "")
-    taken = tuple(
-        replace(ports_in[inputs[spec.name]], format=spec.format if spec.is_picture else None) for spec in request.inputs
-    )
-    given_ports = tuple(replace(ports_out[name], format=form) for name, form in zip(outputs, yardstick.formats, strict=True))
+    said = request.essentials(variant)
+    taken = tuple(replace(ports_in[name], format=form) for name, form in said.inputs)
+    given_ports = tuple(replace(ports_out[name], format=form) for name, form in said.outputs)
     return Ran(made, seen.engine, seen.signature, taken, given_ports, results)
 
 

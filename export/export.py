@@ -15,7 +15,7 @@ import onnx
 from compress.errors import CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
 from compress.photos import list_photos
-from export import child, parity, rewrites, runtime
+from export import child, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.conversion import Ran, Request, convert
@@ -174,12 +174,15 @@ class _Exporter:
 
     def write_onnx(self, chain: Chain) -> Artifact:
         """The graph before rewrites, height and width free where the network allows it."""
-        path = self.folder / f"{self.source.name}.onnx"
-        _write(path, self.built.shipped.SerializeToString())
-        runner = runtime.load(path)
+        path, shipped = self.folder / f"{self.source.name}.onnx", self.built.shipped
+        runner = runtime.load_graph(shipped.SerializeToString(), path.name)
         inputs = zip(runner.inputs, [spec.format if spec.is_picture else None for spec in self.inputs], strict=True)
         outputs = zip(runner.outputs, self.source.formats, strict=True)
         ports = tuple(tuple(replace(port, format=form) for port, form in pairs) for pairs in (inputs, outputs))
+        taken, given = map(metadata.said_of, ports)
+        size = runtime.size_of(ports[0], "NCHW")
+        said = metadata.Essentials(REFERENCE, size, taken, given, self.source.sha256, self.size)
+        _write(path, metadata.embed_onnx(shipped, said).SerializeToString())
         return self._carded(path, ports, runner.engine, chain)
 
     def tflite(
@@ -187,7 +190,8 @@ class _Exporter:
     ) -> tuple[list[Made], Chain]:
         """Every variant converted, executed, compared and written; and the chain with the fp32 file at its end."""
         wanted, photos = self.config.variants, self.samples.calibration
-        request = Request(graph, self.inputs, self.source.outputs, wanted, photos, self.config.seconds)
+        source, seconds = self.source, self.config.seconds
+        request = Request(graph, self.inputs, source.outputs, source.formats, self.size, source.sha256, wanted, photos, seconds)
         with child.scratch_folder() as scratch:
             try:
                 conversion = convert(request, yardstick, scratch)

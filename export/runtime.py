@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ArtifactError, ImageError, UsageError, require
 from compress.image_format import ImageFormat
-from export import child
+from export import child, metadata
 from export.artifact import Artifact, Card, Port, Quantisation, card_path, measure, read_artifact
 
 Tensor = NDArray[Any]
@@ -197,22 +197,29 @@ class TfliteRunner:
 
 
 def describe(path: Path, image_format: ImageFormat | None, variant: str = "fp32") -> Artifact:
-    """A card for a file that has none, found by opening it; `image_format` for each port of three channels.
+    """A card for a file that has none, found by opening it.
 
-    It is opened in a process of its own first: a damaged .tflite file crashes the interpreter. Raises ArtifactError.
+    `image_format`: of each port of three channels; None: what the file says of itself, if it does. It is opened in a process of
+    its own first: a damaged .tflite file crashes the interpreter. Raises ArtifactError.
     """
     path = Path(path)
     runner = load(path) if kind_of(path) == "onnx" else _load_warily(path)
+    said = metadata.read(path) if image_format is None else None
+    known = dict((*said.inputs, *said.outputs)) if said else {}
+
+    def format_of(port: Port) -> ImageFormat | None:
+        return known.get(port.name, image_format) if _channels(port, layout) == 3 else None
+
     layout = layout_of(runner.inputs, "NHWC" if kind_of(path) == "tflite" else "NCHW")
     card = Card(
         file=path.name,
         **measure(path.read_bytes()),
         kind=kind_of(path),
         layout=layout,
-        variant=variant,
+        variant=said.variant if said else variant,
         size=size_of(runner.inputs, layout),
-        inputs=tuple(replace(p, format=image_format if _channels(p, layout) == 3 else None) for p in runner.inputs),
-        outputs=tuple(replace(p, format=image_format if _channels(p, layout) == 3 else None) for p in runner.outputs),
+        inputs=tuple(replace(port, format=format_of(port)) for port in runner.inputs),
+        outputs=tuple(replace(port, format=format_of(port)) for port in runner.outputs),
         signature=runner.signature,
         ran=runner.engine,
         toolchain=toolchain(runner.engine.split()[0]),
@@ -264,7 +271,7 @@ def as_run(source: Path | Artifact, image_format: ImageFormat | None = None, thr
     The card says how pixels become tensors; `image_format` says it for a file without a card, or against its card.
     Raises ArtifactError; the result raises ImageError for a picture of a size that a fixed file does not take.
     """
-    artifact = _opened(source, image_format)
+    artifact = opened(source, image_format)
     card, runner = artifact.card, load(artifact.path, threads)
     outputs = [index for index, port in enumerate(card.outputs) if port.format]
     if len(card.inputs) != 1 or not card.inputs[0].format or not outputs:
@@ -357,17 +364,25 @@ def _run_here(path: Path, samples: int) -> None:
     Path("ports.json").write_text(json.dumps({"engine": runner.engine, "signature": runner.signature, **ports}))
 
 
-def _opened(source: Path | Artifact, image_format: ImageFormat | None) -> Artifact:
-    if not isinstance(source, Artifact) and image_format and not card_path(Path(source)).exists():
-        return describe(source, image_format)
-    artifact = source if isinstance(source, Artifact) else read_artifact(source)
+def opened(source: Path | Artifact, image_format: ImageFormat | None = None) -> Artifact:
+    """The file with its card; without one, what the file says of itself; `image_format` goes before both.
+
+    Raises ArtifactError when nothing says how pictures go in.
+    """
+    path = source.path if isinstance(source, Artifact) else Path(source)
+    if not isinstance(source, Artifact) and not card_path(path).exists() and path.exists():
+        artifact = describe(path, image_format)
+        if not any(port.format for port in artifact.card.inputs):
+            raise ArtifactError(f"{path} has no card beside it ({card_path(path).name})", "--image-format says what a card would")
+        return artifact
+    artifact = source if isinstance(source, Artifact) else read_artifact(path)
     if not image_format:
         return artifact
     inputs, outputs = (
         tuple(replace(port, format=image_format if len(port.shape) == 4 else None) for port in ports)
         for ports in (artifact.card.inputs, artifact.card.outputs)
     )
-    return Artifact(artifact.path, replace(artifact.card, inputs=inputs, outputs=outputs))
+    return Artifact(path, replace(artifact.card, inputs=inputs, outputs=outputs))
 
 
 def _channels(port: Port, layout: str) -> int | None:

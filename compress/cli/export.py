@@ -71,11 +71,14 @@ def export(
 
 
 def _source(talk: Talk, file: Path, net: NetOptions, sizes: tuple[tuple[int, int], ...], strip: bool) -> Source:
-    from export import source
+    from export import metadata, source
 
-    if file.suffix.lower() == ".onnx":
-        return source.from_onnx(file, sizes, net.image_format or _format_by_card(file))
-    return source.from_network(file, open_net(file, net, talk), sizes, strip)
+    if file.suffix.lower() != ".onnx":
+        return source.from_network(file, open_net(file, net, talk), sizes, strip)
+    said = metadata.read(file) if file.exists() else None
+    own = (said.size_seen,) if said and said.size_seen else ()
+    form = net.image_format or _format_by_card(file) or (said.image_format if said else None)
+    return source.from_onnx(file, sizes or own, form)
 
 
 def _format_by_card(file: Path) -> ImageFormat | None:

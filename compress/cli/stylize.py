@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress.cli.common import PATH, Talk, command, net_options, open_net, output_option
-from compress.errors import ArtifactError, CompressError, ImageError
+from compress.errors import CompressError, ImageError
 
 if TYPE_CHECKING:
     from compress.image_format import Run
@@ -93,16 +93,10 @@ def _open(file: Path, net: NetOptions, talk: Talk) -> tuple[Run, Sizes]:
         run = run_of_network(loaded.module, loaded.spec)
         return run, sizes_of(run)
 
-    from export.artifact import card_path, read_artifact
-    from export.runtime import as_run, describe
+    from export.runtime import as_run, opened
 
-    if not card_path(file).exists() and file.exists():
-        if net.image_format is None:
-            raise ArtifactError(f"{file} has no card beside it ({card_path(file).name})", "--image-format says what a card would")
-        artifact = describe(file, net.image_format)
-    else:
-        artifact = read_artifact(file)
-    run = as_run(artifact, net.image_format)
+    artifact = opened(file, net.image_format)
+    run = as_run(artifact)
     return run, Sizes(fixed=artifact.card.size) if artifact.card.size else sizes_of(run)
 
 
