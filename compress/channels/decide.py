@@ -7,7 +7,8 @@ constant channel that stays (its carrier). Never here: touching weights (cut.py)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import heapq
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,19 +150,43 @@ def _agreed(readers: list[Reader], gone: Array) -> Reader:
 
 
 def _keep_carriers(readers: list[Reader], gone: Array) -> None:
-    """Where a hard constant goes and none stays that could carry it, keep one: the one that serves the most layers."""
-    while True:
-        serves: dict[int, tuple[int, float]] = {}
-        for reader in readers:
-            leaving = (reader.units >= 0) & gone[reader.units]
-            for group in np.flatnonzero((reader.hard & leaving).any(1) & ~(reader.carries & ~leaving).any(1)):
-                for place in np.flatnonzero(reader.carries[group] & leaving[group]):
-                    unit, size = int(reader.units[group, place]), abs(float(reader.value[group, place]))
-                    count, smallest = serves.get(unit, (0, np.inf))
-                    serves[unit] = (count + 1, min(size, smallest))
-        if not serves:
-            return
-        gone[max(serves, key=lambda unit: (serves[unit], -unit))] = False
+    """Where a hard constant goes and none stays that could carry it, keep one: the one that serves the most layers.
+
+    Of equals, the one whose smallest value is largest; then the first.
+    """
+    needs = [need for reader in readers for need in _needs(reader, gone)]
+    serves: dict[int, set[int]] = {}
+    for number, need in enumerate(needs):
+        for unit in need:
+            serves.setdefault(unit, set()).add(number)
+
+    def rank(unit: int) -> tuple[int, float, int]:
+        return -len(serves[unit]), -min((needs[number][unit] for number in serves[unit]), default=0.0), unit
+
+    queue = [rank(unit) for unit in serves]
+    heapq.heapify(queue)
+    while queue:
+        best = heapq.heappop(queue)
+        unit = best[2]
+        if best != (now := rank(unit)):  # others took over some of what it served: ranks only fall
+            heapq.heappush(queue, now)
+        elif serves[unit]:
+            gone[unit] = False
+            for number in list(serves[unit]):
+                for other in needs[number]:
+                    serves[other].discard(number)
+
+
+def _needs(reader: Reader, gone: Array) -> Iterator[dict[int, float]]:
+    """For each group that needs a carrier: the units that could be it, and the size of their constants there."""
+    leaving = _leaving(reader.units, gone)
+    for group in np.flatnonzero((reader.hard & leaving).any(1) & ~(reader.carries & ~leaving).any(1)):
+        places = np.flatnonzero(reader.carries[group] & leaving[group])
+        sizes = np.abs(reader.value[group, places]).tolist()
+        need: dict[int, float] = {}
+        for unit, size in zip(reader.units[group, places].tolist(), sizes, strict=True):
+            need[unit] = min(size, need.get(unit, size))
+        yield need
 
 
 def _keep_balance(graph: ChannelGraph, gone: Array) -> None:

@@ -8,6 +8,7 @@ are one *bundle*. Never here: operators, tensors, values.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,17 +76,17 @@ class Labels:
             self._pins.append((atoms.ravel(), reason))
 
     def settle(self) -> Units:
-        roots = _components(self._count, self._ties)
+        roots = components(self._count, self._ties)
         firsts, of_atom = np.unique(roots, return_inverse=True)
         first_reason = np.full(len(firsts), len(self._pins))
         for number, (atoms, _) in enumerate(self._pins):
             np.minimum.at(first_reason, of_atom[atoms], number)
         texts = [reason for _, reason in self._pins]
-        bundles = np.unique(_components(self._count, [*self._ties, *self._bundles])[firsts], return_inverse=True)[1]
+        bundles = np.unique(components(self._count, [*self._ties, *self._bundles])[firsts], return_inverse=True)[1]
         return Units(of_atom, tuple(texts[i] if i < len(texts) else None for i in first_reason), bundles)
 
 
-def _components(count: int, ties: list[tuple[Array, Array]]) -> Array:
+def components(count: int, ties: Sequence[tuple[Array, Array]]) -> Array:
     """The smallest atom of each atom's component: hook roots to smaller ones, shorten paths, until nothing moves."""
     parent = np.arange(count)
     a, b = (np.concatenate([tie[side] for tie in ties] or [np.empty(0, int)]) for side in (0, 1))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.channels.labels import Array, Units
+from compress.channels.labels import Array, Units, components
 from compress.channels.walk import Walk
 
 WRITERS = ("weight", "bias", "scale", "shift")
@@ -97,22 +97,23 @@ def _bundled(units: Units, labels: Array) -> Array:
 
 
 def _classes(count: int, places: Sequence[Array]) -> Array:
-    """Units with the same multiset of places get the same class: a sum of one random number a place tells them apart."""
+    """Units with the same multiset of places get the same class."""
+    return _in_order(_signatures(count, places))
+
+
+def _signatures(count: int, places: Sequence[Array]) -> Array:
+    """For each unit one number for the multiset of its places: the sum of one random number a place."""
     random = np.random.default_rng(0)
     signature = np.zeros(count, np.uint64)
-    for place in places:
-        units = place[place >= 0].ravel()
-        np.add.at(signature, units, random.integers(2**64, size=1, dtype=np.uint64))
-    return _in_order(np.unique(signature, return_inverse=True)[1])
+    for place, number in zip(places, random.integers(2**64, size=len(places), dtype=np.uint64), strict=True):
+        np.add.at(signature, place[place >= 0].ravel(), number)
+    return signature
 
 
 def _joined(classes: Array, blocks: Sequence[Array]) -> Array:
     """Classes that lie in one set of blocks are one: they are cut together."""
-    root = np.arange(classes.max(initial=-1) + 1)
-    for found in blocks:
-        members = np.unique(root[classes[found[found >= 0]]])
-        if len(members) > 1:
-            root[np.isin(root, members)] = members[0]
+    members = [classes[found[found >= 0]] for found in blocks]
+    root = components(int(classes.max(initial=-1)) + 1, [(found[:-1], found[1:]) for found in members])
     return _in_order(root[classes])
 
 
@@ -125,12 +126,7 @@ def _in_order(classes: Array) -> Array:
 def _layout(classes: Array, balances: Sequence[Array]) -> tuple[list[Array], list[int], dict[int, str]]:
     """For each class its channels, block after block; the number of blocks; why those stay whose blocks are of unequal length."""
     count = len(classes)
-    cells = np.zeros(count, int)
-    for blocks in balances:
-        block = np.full(count, len(blocks))
-        for number, units in enumerate(blocks):
-            block[units[units >= 0]] = number
-        cells = np.unique(np.stack([cells, block]), axis=1, return_inverse=True)[1].ravel()
+    cells = _in_order(_signatures(count, [np.unique(units) for blocks in balances for units in blocks]))
     sorting = np.lexsort((np.arange(count), cells, classes))
     order = np.split(sorting, np.cumsum(np.bincount(classes))[:-1]) if count else []
     group, uneven = [], {}
@@ -150,17 +146,22 @@ def _bindings(
         place[units] = np.arange(len(units))
     found: dict[int, list[Binding]] = {}
     for (tensor, axis), units in axes.items():
-        tracked = np.flatnonzero(units >= 0)
-        for number in dict.fromkeys(classes[units[tracked]].tolist()):
-            positions = tracked[classes[units[tracked]] == number]
-            positions = positions[np.argsort(place[units[positions]], kind="stable")]
-            role, groups = walk.roles.get((tensor, axis), "other"), walk.groups.get(tensor, 1)
+        role, groups = walk.roles.get((tensor, axis), "other"), walk.groups.get(tensor, 1)
+        for positions in _runs(units, classes, place):
             channels, times = np.unique(place[units[positions]], return_counts=True)
             for each in np.unique(times):
                 index = torch.from_numpy(positions[np.repeat(times == each, times)].reshape(-1, each))
                 binding = Binding(tensor, axis, index, torch.from_numpy(channels[times == each]), role, groups)
-                found.setdefault(number, []).append(binding)
+                found.setdefault(int(classes[units[positions[0]]]), []).append(binding)
     return dict(sorted(found.items()))
+
+
+def _runs(units: Array, classes: Array, place: Array) -> list[Array]:
+    """The tracked positions along an axis, class by class, in the order of the class's channels."""
+    tracked = np.flatnonzero(units >= 0)
+    numbers = classes[units[tracked]]
+    order = np.lexsort((place[units[tracked]], numbers))
+    return np.split(tracked[order], np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else []
 
 
 def _name(bindings: Sequence[Binding], taken: set[str], walk: Walk) -> str:
