@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress import checkpoint
+from compress.channels.fold import fold_, folded, is_computed, unwrapped
 from compress.channels.rebuild import load_strictly
 from compress.channels.strip import Stripped
 from compress.channels.strip import strip as strip_module
@@ -85,7 +86,7 @@ def save(
     name = network if isinstance(network, str) else _name_of(network)
     form = ImageFormat.parse(image_format) if image_format else None
     spec = ModelSpec(name, dict(arguments or {}), tuple(map(tuple, examples)), (form,) * len(examples), (form,))
-    checkpoint.write(path, snapshot(module, spec))
+    checkpoint.write(path, snapshot(unwrapped(module), spec))
 
 
 def plan(module: nn.Module, example: Example, **target: Any) -> Plan:
@@ -106,7 +107,7 @@ def plan(module: nn.Module, example: Example, **target: Any) -> Plan:
     for name in ("macs", "params"):
         if target.get(name) is not None and not isinstance(target[name], Amount):
             target[name] = Amount.parse(str(target[name]))
-    return plans.plan(module, _examples(example), Target(**target))
+    return plans.plan(folded(module), _examples(example), Target(**target))
 
 
 def apply(module: nn.Module, plan: Plan) -> None:
@@ -121,6 +122,10 @@ def apply(module: nn.Module, plan: Plan) -> None:
     >>> sum(int((layer.weight == 0).sum()) for layer in (net[0], net[2]))
     225
     """
+    module = unwrapped(module)
+    if is_computed(module):
+        plans.apply(folded(module), plan)  # what it refuses leaves the module as it is
+        fold_(module)
     plans.apply(module, plan)
 
 
@@ -143,7 +148,7 @@ def hold_masks(module: nn.Module, optimizer: Optimizer, plan: Plan | None = None
     >>> sum(int((layer.weight == 0).sum()) for layer in (net[0], net[2]))
     225
     """
-    return masks.hold_masks(module, optimizer, plan)
+    return masks.hold_masks(unwrapped(module), optimizer, plan)
 
 
 def strip(module: nn.Module, example: Example) -> Stripped:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
 
 from compress.channels.walk import in_place, op_of
 from compress.errors import TraceError
@@ -53,13 +55,24 @@ def program(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy. Raises TraceError for a module that cannot be copied (weight norm of the old kind)."""
+    """A deep copy; tensors that the module keeps of a run (the old weight norm's) come without their history.
+
+    Raises TraceError for a module that cannot be copied.
+    """
+    check_ready(module)
+    kept = [leaf for part in module.modules() for leaf in pytree.tree_leaves(dict(vars(part))) if isinstance(leaf, Tensor)]
     try:
-        return copy.deepcopy(module)
+        return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept if not t.is_leaf})
     except RUN_ERRORS as error:
-        raise TraceError(
-            f"the network cannot be copied: {_said(error)}", "remove hooks such as the old weight_norm first"
-        ) from error
+        raise TraceError(f"the network cannot be copied: {_said(error)}", "copy.deepcopy(module) must work") from error
+
+
+def check_ready(module: nn.Module) -> None:
+    """Raise TraceError for a module that is no network to work on: scripted, or lazy and never run."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise TraceError("a scripted network cannot be traced", "give the module that it was scripted from")
+    if lazy := [name for name, t in (*module.named_parameters(), *module.named_buffers()) if is_lazy(t)]:
+        raise TraceError(f"the network has no shapes yet: {lazy[0]} is lazy", "run it once on an example where it is made")
 
 
 def _functional(found: ExportedProgram) -> ExportedProgram:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from compress.channels.export import RUN_ERRORS, copied
-from compress.errors import TraceError
+from compress.errors import ParityError, TraceError
 
 Size = tuple[int, ...]
 Outputs = list[Tensor]
@@ -139,6 +139,13 @@ class Witness:
         low, high = (low, high) if low < high else (0.0, 1.0)
         random = torch.rand(shape, generator=generator, dtype=torch.float64)
         return (low + (high - low) * random).to(dtype=dtype, device=example.device)
+
+
+def check_same(before: nn.Module, after: nn.Module, examples: Sequence[Tensor], change: str) -> None:
+    """Run both in eval mode, in their own precision, on the examples. Raises ParityError that names the `change` between them."""
+    gap, _ = distance(*(_run(copied(module).eval(), examples) for module in (before, after)))
+    if not gap <= LIMIT_32:
+        raise ParityError(f"{change} moved the output by {gap:.1e} of its range (limit {LIMIT_32:.1e})")
 
 
 def distance(reference: Outputs, found: Outputs) -> tuple[float, float]:

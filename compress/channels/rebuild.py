@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.channels.fold import FOLDED, computed, fold_owner_
+from compress.channels.record import Record, note, record_of
 from compress.errors import CheckpointError, NetworkError
 
 # The only attributes that a file may set on a module, with the type that each must have.
@@ -29,14 +31,8 @@ ATTRIBUTES: dict[str, tuple[type, ...]] = {
     "normalized_shape": (list, tuple),
 }
 ADDED_BIAS = "added_bias"  # in a module's record: it had `bias=None`, now it has one
-_RECORD = "_compress_modules"
 
-Record = Mapping[str, Mapping[str, Any]]
-
-
-def record_of(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """What shrank in `module` since its factory built it: module name -> new attributes. Empty for a fresh one."""
-    return {name: dict(entry) for name, entry in getattr(module, _RECORD, {}).items()}
+__all__ = ["ADDED_BIAS", "ATTRIBUTES", "Record", "check_fit", "load_strictly", "rebuild", "record_of"]
 
 
 def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size]) -> nn.Module:
@@ -58,7 +54,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
                 if tensor is not None and shape is not None and shape != tensor.shape:
                     kind[local] = done.setdefault(id(tensor), _resized(tensor, shape))
         _check_consistent(target, name)
-    object.__setattr__(module, _RECORD, {name: dict(entry) for name, entry in {**record_of(module), **record}.items()})
+    note(module, record)
     return module
 
 
@@ -82,7 +78,9 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any], shapes: Mapping[str, torch.Size]) -> None:
     for attribute, value in entry.items():
-        if attribute == ADDED_BIAS and _is_width(value) and shapes.get(f"{name}.bias") == (value,):
+        if attribute == FOLDED and _are_tensors(value, module):
+            fold_owner_(module)
+        elif attribute == ADDED_BIAS and _is_width(value) and shapes.get(f"{name}.bias") == (value,):
             like = module.weight
             assert isinstance(like, Tensor)
             module.register_parameter("bias", nn.Parameter(torch.zeros(value, dtype=like.dtype, device=like.device)))
@@ -90,6 +88,12 @@ def _set_attributes(module: nn.Module, name: str, entry: Mapping[str, Any], shap
             raise CheckpointError(f"the checkpoint sets {attribute}={value!r:.60} on {name!r}: not understood")
         else:
             setattr(module, attribute, tuple(value) if isinstance(value, list) else value)
+
+
+def _are_tensors(names: object, module: nn.Module) -> bool:
+    """Names of tensors that the module computes, or has as they are."""
+    known = {*computed(module), *module._parameters, *module._buffers}
+    return isinstance(names, list | tuple) and all(isinstance(name, str) and name in known for name in names)
 
 
 def _is_allowed(attribute: str, value: object) -> bool:

@@ -20,8 +20,9 @@ from compress.channels import facts as facts_of
 from compress.channels.cut import Cut, cut
 from compress.channels.decide import Removal, decide
 from compress.channels.export import copied
+from compress.channels.fold import folded
 from compress.channels.graph import ChannelGraph, ChannelSpace, trace
-from compress.channels.proof import Check, Fault, Size, Witness
+from compress.channels.proof import Check, Fault, Size, Witness, check_same
 from compress.channels.rebuild import rebuild
 from compress.checkpoint import check_finite
 from compress.errors import ParityError
@@ -109,8 +110,11 @@ def strip(module: nn.Module, examples: Sequence[Tensor], *, sizes: Sequence[Size
     own precision; by default the example's, a smaller and a larger one. Raises TraceError, NetworkError (NaN in weights), and
     ParityError when the outputs differ by more than 1e-5 of their range.
     """
-    check_finite(module.state_dict())
+    given, module = module, folded(module)
+    check_finite({**given.state_dict(), **module.state_dict()})
     work = _Work(module, trace(module, examples))
+    if module is not given:
+        check_same(given, module, examples, "making its computed weights plain")
     removal = work.decide({})
     if not removal.gone.any():
         return Stripped(copied(module).eval(), _report(work, removal, {}, ()))

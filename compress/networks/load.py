@@ -20,6 +20,7 @@ from torch import nn
 
 from compress import checkpoint as checkpoints
 from compress import networks
+from compress.channels.fold import fold_, unwrapped
 from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
 from compress.errors import OF_OTHERS, NetworkError, UsageError, said_by
@@ -53,7 +54,10 @@ class LoadedNetwork:
 
 
 def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwork:
-    """Read a checkpoint or a foreign state dict and build its network. Raises CheckpointError, NetworkError."""
+    """Read a checkpoint or a foreign state dict and build its network, with all its weights plain (see channels/fold.py).
+
+    Raises CheckpointError, NetworkError.
+    """
     path = Path(path)
     if checkpoints.is_ours(path):
         found = checkpoints.read(path)
@@ -68,7 +72,9 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
         found = _recognised(path, options)
     spec = _with_options(found.spec, options)
     found = replace(found, spec=spec)
-    return LoadedNetwork(build(found), found)
+    module = build(found)
+    fold_(module)
+    return LoadedNetwork(module, found)
 
 
 def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
@@ -111,7 +117,7 @@ def _call(factory: Factory, spec: ModelSpec) -> nn.Module:
         raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {said_by(error)}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
-    return module
+    return unwrapped(module)
 
 
 def _try(module: nn.Module, spec: ModelSpec) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import copy
 import hashlib
 import json
 import zlib
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from compress import files
+from compress.channels.export import copied
 from compress.channels.graph import ChannelGraph, trace
 from compress.checkpoint import check_finite
 from compress.errors import PlanError
@@ -170,7 +170,7 @@ def masks(module: nn.Module, plan: Plan) -> dict[str, Tensor]:
 
     Raises PlanError when the plan was made for another network.
     """
-    ones = copy.deepcopy(module)
+    ones = copied(module)
     for parameter in ones.parameters():
         parameter.fill_(1)
     apply(ones, plan, None if plan.weights else _traced(module, plan))
