@@ -14,6 +14,7 @@
     ├── ConversionError          exit 1   conversion   the converter refused, crashed or hung; a file that does not run
     ├── ArtifactError            exit 1   artifact     a card that does not match its file, a broken .onnx or .tflite
     ├── MeasurementError         exit 1   measurement  a benchmark process failed, a damaged file of records
+    ├── DeviceError              exit 1   device       a phone that is not there, not allowed, not fit, or that went away
     ├── BudgetFileError          exit 1   budget-file  a budget that cannot be read, or says what nobody understands
     └── BudgetError              exit 3   budget       over budget
 
@@ -22,7 +23,7 @@ Never here: programming errors. Those stay tracebacks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # What code of the user's own (a factory, a forward) raises when it does not work. `is_exhausted` (memory.py) comes first.
@@ -120,6 +121,20 @@ class MeasurementError(CompressError):
     kind = "measurement"
 
 
+class DeviceError(CompressError):
+    """`reason`: one word for machines (`offline`, `unauthorized`, `hot`, `timeout` ...)."""
+
+    kind = "device"
+
+    def __init__(self, message: str, hint: str | None = None, reason: str = "device") -> None:
+        super().__init__(message, hint)
+        self.reason = reason
+
+    def to_json(self) -> dict[str, Any]:
+        document = super().to_json()
+        return {"error": {**document["error"], "reason": self.reason}}
+
+
 class BudgetFileError(CompressError):
     kind = "budget-file"
 
@@ -133,6 +148,27 @@ def said_by(error: BaseException) -> str:
     """The first line of what other people's code raised, with the error's type where the line says little (a KeyError's)."""
     line = next(iter(str(error).strip().splitlines()), "")
     return line if " " in line else f"{type(error).__name__}: {line}".rstrip(": ")
+
+
+class TheirCode:
+    """Around code that is not ours (a user's factory, a user's forward), which may raise anything, or end the program.
+
+    `say` makes an error of ours of what was raised, or None to let it pass. Ctrl-C always passes.
+
+        with TheirCode(lambda error: NetworkError(f"the factory fails: {said_by(error)}")):
+            module = factory()
+    """
+
+    def __init__(self, say: Callable[[BaseException], CompressError | None]) -> None:
+        self._say = say
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, CompressError):
+            made = self._say(error)
+            if made is not None:
+                raise made from error
 
 
 def require(package: str, extra: str) -> None:

@@ -6,12 +6,15 @@ Never here: what the operators mean.
 from __future__ import annotations
 
 import copy
+import linecache
 import logging
+import os
 import re
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -22,13 +25,16 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from compress.channels.walk import in_place, op_of
-from compress.errors import TraceError
+from compress.errors import TheirCode, TraceError, said_by
 
 # What a user's forward, and torch.export on it, are known to raise.
 RUN_ERRORS = (
     RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, NotImplementedError,
 )  # fmt: skip
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH, _PYTHON = (str(Path(module.__file__).parent) for module in (torch, copy))
+_OURS = str(Path(__file__).parent.parent) + os.sep
+_NAMED = re.compile(r'File "([^"]+)", line (\d+)')
+_LONGEST = 200
 _VIEWS = {
     "alias", "chunk", "detach", "expand", "flatten", "getitem", "narrow", "permute", "reshape", "select", "slice",
     "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
@@ -36,22 +42,16 @@ _VIEWS = {
 
 
 def program(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
-    """The exported program of `module` in eval mode; `module` is not touched. Raises TraceError."""
+    """The exported program of `module` in eval mode; `module` is not touched.
+
+    Raises TraceError that names the line of the network's own code, where it is known.
+    """
     module = copied(module).eval()
     with torch.no_grad():
-        try:
+        with TheirCode(lambda error: _does_not_run(error, examples)):
             module(*examples)
-        except RUN_ERRORS as error:
-            shapes = ", ".join("x".join(map(str, example.shape)) for example in examples)
-            raise TraceError(
-                f"the network does not run on {shapes}: {_said(error)}", "--example gives its input shape"
-            ) from error
-        with _quiet():
-            try:
-                found = torch.export.export(module, tuple(examples))
-                return _functional(found)
-            except RUN_ERRORS as error:
-                raise TraceError(f"torch.export cannot follow the network: {_said(error)}", _where(error)) from error
+        with TheirCode(_not_traced), _quiet():
+            return _functional(torch.export.export(module, tuple(examples)))
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -61,10 +61,8 @@ def copied(module: nn.Module) -> nn.Module:
     """
     check_ready(module)
     kept = [leaf for part in module.modules() for leaf in pytree.tree_leaves(dict(vars(part))) if isinstance(leaf, Tensor)]
-    try:
+    with TheirCode(lambda e: TraceError(f"the network cannot be copied: {said_by(e)}", "copy.deepcopy(module) must work")):
         return copy.deepcopy(module, {id(t): t.detach().clone() for t in kept if not t.is_leaf})
-    except RUN_ERRORS as error:
-        raise TraceError(f"the network cannot be copied: {_said(error)}", "copy.deepcopy(module) must work") from error
 
 
 def check_ready(module: nn.Module) -> None:
@@ -90,28 +88,56 @@ def _writes_into_view(node: Node) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs and warns at length about what it raises anyway."""
+    """torch.export logs, warns and prints at length about what it raises anyway; and the network's own prints come once more."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
 
 
-def _said(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{lines[0][:200]}" if lines else type(error).__name__
+def _does_not_run(error: BaseException, examples: Sequence[Tensor]) -> TraceError:
+    shapes = ", ".join(_shape_of(example) for example in examples)
+    return TraceError(f"the network does not run on {shapes}: {_said_at(error)}", "--example gives its input shape")
 
 
-def _where(error: BaseException) -> str | None:
-    """The line of the network's own code at which the trace stopped."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
-    ours = [frame for frame in frames if Path(frame.filename) != Path(__file__) and not frame.filename.startswith("<")]
-    if ours:
-        return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}: {ours[-1].line}"
-    named = [found for found in re.findall(r'File "([^"]+)", line (\d+)', str(error)) if not found[0].startswith(_TORCH)]
-    return f"{Path(named[-1][0]).name}:{named[-1][1]}" if named else None
+def _not_traced(error: BaseException) -> TraceError:
+    """What torch.export raised, in words for someone who wrote a network: what it could not do, where, and what helps."""
+    text = str(error)
+    if "data-dependent" in text or "DataDependent" in type(error).__name__:
+        place = place_of(error)
+        return TraceError(
+            "the network decides by the numbers in a tensor, which no trace can follow" + (f": {place}" if place else ""),
+            "one way for every input: torch.where, a product with a mask; or decide outside of forward",
+        )
+    if "known type" in text:
+        hint = "tensors in tuples, lists and dicts are known; torch.export.register_dataclass makes a dataclass known"
+        return TraceError(f"torch.export does not know what the network gives: {said_by(error)[:_LONGEST]}", hint)
+    hint = "forward must be torch operators on tensors: no numpy, no .data, no state that grows; what does not fit stays outside"
+    return TraceError(f"torch.export cannot follow the network: {_said_at(error)}", hint)
+
+
+def _said_at(error: BaseException) -> str:
+    place = place_of(error)
+    return said_by(error)[:_LONGEST] + (f", at {place}" if place else "")
+
+
+def _shape_of(example: object) -> str:
+    return ("x".join(map(str, example.shape)) or "a number") if isinstance(example, Tensor) else f"a {type(example).__name__}"
+
+
+def place_of(error: BaseException) -> str | None:
+    """`net.py:42: if x.mean() > 0:`: the innermost line of the network's own code in the traceback of `error`, or in its words;
+    of a library where there is no other; None where only torch and this program were at work."""
+    frames = [(frame.filename, frame.lineno, frame.line or "") for frame in traceback.extract_tb(error.__traceback__)]
+    named = [(file, int(line), linecache.getline(file, int(line))) for file, line in _NAMED.findall(str(error))]
+    for found in (frames, named):
+        theirs = [frame for frame in found if not frame[0].startswith((_TORCH, _OURS, "<"))]
+        own = [frame for frame in theirs if not frame[0].startswith(_PYTHON) and "-packages" not in frame[0]]
+        for file, line, code in reversed(own or theirs):
+            return f"{Path(file).name}:{line}" + (f": {code.strip()}" if code.strip() else "")
+    return None

@@ -1,7 +1,7 @@
 """Make computed weights plain: weight norm, spectral norm, any parametrization, pruning masks. Exact: the value in eval mode.
 
 A computed weight is no parameter of its network; it is made of others before each run, by `torch.nn.utils.parametrize` or by the
-older hooks (`weight_g`, `weight_v`, `weight_orig`, `weight_u`, `weight_mask`). Here it becomes the parameter that its layer wants,
+older hooks (`weight_g`, `weight_v`, `weight_orig`, `weight_u`, `weight_mask`). Here it becomes the parameter its layer wants,
 and what made it goes. The module's record says so, and a fresh module is folded in the same way before weights are loaded.
 
 Never here: hooks of other kinds (they stay), resizing (rebuild.py).
