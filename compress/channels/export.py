@@ -101,29 +101,27 @@ def _quiet() -> Iterator[None]:
 
 
 def _does_not_run(error: BaseException, examples: Sequence[Tensor]) -> TraceError:
-    shapes = ", ".join(_shape_of(example) for example in examples)
-    return TraceError(f"the network does not run on {shapes}: {_said_at(error)}", "--example gives its input shape")
+    shapes, place = ", ".join(map(_shape_of, examples)), place_of(error)
+    said = said_by(error)[:_LONGEST] + (f", at {place}" if place else "")
+    return TraceError(f"the network does not run on {shapes}: {said}", "--example gives its input shape")
 
 
 def _not_traced(error: BaseException) -> TraceError:
     """What torch.export raised, in words for someone who wrote a network: what it could not do, where, and what helps."""
     text = str(error)
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
-        place = place_of(error)
-        return TraceError(
-            "the network decides by the numbers in a tensor, which no trace can follow" + (f": {place}" if place else ""),
-            "one way for every input: torch.where, a product with a mask; or decide outside of forward",
-        )
+        said, help = "it decides by the numbers in a tensor", "torch.where or a mask takes one way for every input"
+        return TraceError(f"torch.export cannot follow the network: {said}", _at(error, help))
     if "known type" in text:
         hint = "tensors in tuples, lists and dicts are known; torch.export.register_dataclass makes a dataclass known"
         return TraceError(f"torch.export does not know what the network gives: {said_by(error)[:_LONGEST]}", hint)
-    hint = "forward must be torch operators on tensors: no numpy, no .data, no state that grows; what does not fit stays outside"
-    return TraceError(f"torch.export cannot follow the network: {_said_at(error)}", hint)
+    help = "only torch operators on tensors can be traced; the rest belongs outside of forward"
+    return TraceError(f"torch.export cannot follow the network: {said_by(error)[:_LONGEST]}", _at(error, help))
 
 
-def _said_at(error: BaseException) -> str:
+def _at(error: BaseException, help: str) -> str:
     place = place_of(error)
-    return said_by(error)[:_LONGEST] + (f", at {place}" if place else "")
+    return f"{place}  ({help})" if place else help
 
 
 def _shape_of(example: object) -> str:
