@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.virtual_phone.farm import Farm, farm
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,3 +20,11 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real weights and photos here (COMPRESS_TEST_DATA names their folder)")
     return folder
+
+
+@pytest.fixture
+def phones(monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
+    """Virtual phones for the real adb, and nothing left on them afterwards. Skipped without adb."""
+    with farm(monkeypatch) as made:
+        yield made
+        assert made.settle() == []

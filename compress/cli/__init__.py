@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "strip": "Remove dead channels exactly, and prove it.",
     "export": "Make ONNX and TFLite files, each executed and compared.",
     "bench": "Time networks and files side by side.",
+    "devices": "List the phones that adb sees, and what stands in the way.",
     "stylize": "Run a network on photos of any size.",
     "check": "Hold files and measurements against a budget.",
     "demo": "The whole way on a bundled network, in a few minutes.",

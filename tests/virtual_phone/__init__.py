@@ -1,0 +1,1 @@
+"""Virtual phones for tests: they speak the adb protocol to a real adb, and run commands in a folder of their own."""
