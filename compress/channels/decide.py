@@ -18,6 +18,7 @@ from compress.channels.facts import Facts
 from compress.channels.graph import ChannelGraph
 from compress.channels.labels import Array
 from compress.channels.steps import Linear
+from compress.channels.walk import Balance
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alo
     gone &= ~np.isin(graph.space_of, list(alone))
     readers = _readers(graph, facts, tensors, gone)
     wanted = gone.copy()
+    order = _by_worth(readers, gone)
     while True:
         before = gone.copy()
-        _keep_carriers(readers, gone)
-        _keep_balance(graph, gone)
+        _keep_balance(graph, gone, order)
+        _keep_carriers(readers, gone, _costs(graph, gone))
         _keep_one(graph, gone)
         if np.array_equal(before, gone):
             break
@@ -149,8 +151,8 @@ def _agreed(readers: list[Reader], gone: Array) -> Reader:
     return Reader(readers[0].step, readers[0].units, value, np.zeros_like(hard), bears)
 
 
-def _keep_carriers(readers: list[Reader], gone: Array) -> None:
-    """Where a hard constant goes and none stays that could carry it, keep one: the one that serves the most layers.
+def _keep_carriers(readers: list[Reader], gone: Array, costs: Array) -> None:
+    """Where a hard constant goes and none stays that could carry it, keep one: the one that costs least for each layer it serves.
 
     Of equals, the one whose smallest value is largest; then the first.
     """
@@ -160,15 +162,16 @@ def _keep_carriers(readers: list[Reader], gone: Array) -> None:
         for unit in need:
             serves.setdefault(unit, set()).add(number)
 
-    def rank(unit: int) -> tuple[int, float, int]:
-        return -len(serves[unit]), -min((needs[number][unit] for number in serves[unit]), default=0.0), unit
+    def rank(unit: int) -> tuple[float, float, int]:
+        served = serves[unit]
+        return costs[unit] / max(len(served), 0.1), -min((needs[number][unit] for number in served), default=0.0), unit
 
     queue = [rank(unit) for unit in serves]
     heapq.heapify(queue)
     while queue:
         best = heapq.heappop(queue)
         unit = best[2]
-        if best != (now := rank(unit)):  # others took over some of what it served: ranks only fall
+        if best != (now := rank(unit)):  # others took over some of what it served: a unit only falls behind
             heapq.heappush(queue, now)
         elif serves[unit]:
             gone[unit] = False
@@ -189,18 +192,49 @@ def _needs(reader: Reader, gone: Array) -> Iterator[dict[int, float]]:
         yield need
 
 
-def _keep_balance(graph: ChannelGraph, gone: Array) -> None:
+def _by_worth(readers: list[Reader], gone: Array) -> Array:
+    """For each unit its place in the order in which they had better stay: those that could carry most layers' constants first."""
+    serves, smallest = np.zeros(len(gone)), np.full(len(gone), np.inf)
+    for reader in readers:
+        needing = (reader.hard & _leaving(reader.units, gone)).any(1, keepdims=True)
+        able = needing & reader.carries & (reader.units >= 0)
+        np.add.at(serves, reader.units[able], 1)
+        np.minimum.at(smallest, reader.units[able], np.abs(reader.value[able]))
+    order = np.empty(len(gone), int)
+    order[np.lexsort((-smallest, -serves))] = np.arange(len(gone))
+    return order
+
+
+def _keep_balance(graph: ChannelGraph, gone: Array, order: Array) -> None:
     """Blocks that must stay equal lose equally many; a group whose both sides are gone may go whole."""
     for balance in graph.balances:
-        leaving = _leaving(balance.blocks, gone)
-        dead = np.zeros(len(leaving), bool)
-        if balance.partner is not None:
-            dead = leaving.all(1) & _leaving(graph.balances[balance.partner].blocks, gone).all(1)
-            dead[0] &= not dead.all()
-        count = min(leaving[~dead].sum(1).min(), leaving.shape[1] - 1)
+        leaving, dead, count = _blocks(graph, balance, gone)
         for units, going in zip(balance.blocks[~dead], leaving[~dead], strict=True):
             extra = int(going.sum() - count)
-            _stay(gone, units[np.flatnonzero(going)[:extra]])
+            if extra > 0:
+                places = np.flatnonzero(going)
+                _stay(gone, units[places[np.argsort(order[units[places]], kind="stable")[:extra]]])
+
+
+def _blocks(graph: ChannelGraph, balance: Balance, gone: Array) -> tuple[Array, Array, int]:
+    """Which places of the blocks go; which blocks go whole; how many places each of the others may lose."""
+    leaving = _leaving(balance.blocks, gone)
+    dead = np.zeros(len(leaving), bool)
+    if balance.partner is not None:
+        dead = leaving.all(1) & _leaving(graph.balances[balance.partner].blocks, gone).all(1)
+        dead[0] &= not dead.all()
+    return leaving, dead, min(leaving[~dead].sum(1).min(), leaving.shape[1] - 1)
+
+
+def _costs(graph: ChannelGraph, gone: Array) -> Array:
+    """For each unit, how many must stay if it does: one of each block; all that a whole group would give away."""
+    costs = np.ones(len(gone))
+    for balance in graph.balances:
+        _, dead, count = _blocks(graph, balance, gone)
+        for units, whole in zip(balance.blocks, dead, strict=True):
+            cost = len(units) - count if whole else (~dead).sum()
+            costs[units[units >= 0]] = np.maximum(costs[units[units >= 0]], cost)
+    return costs
 
 
 def _keep_one(graph: ChannelGraph, gone: Array) -> None:
