@@ -44,25 +44,31 @@ _DAMAGE = (
 class Checkpoint:
     """`tensors`: the module's state dict. `modules`: for each module that shrank, by name, its new attributes (see
     channels/rebuild.py). `history`: one entry a stage, oldest first: command, options, seed, what it planned and measured.
+    `check`: an answer of the module, which it must still give when it is loaded (see networks/known_answer.py).
     """
 
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
     modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    check: Mapping[str, Any] | None = None
 
     def then(self, **entry: Any) -> Checkpoint:
         """The same checkpoint with one more history entry."""
         return replace(self, history=(*self.history, entry))
 
     def astype(self, dtype: torch.dtype) -> Checkpoint:
-        """The same checkpoint with its floating-point tensors stored as `dtype` (tied tensors stay tied)."""
+        """The same checkpoint with its floating-point tensors stored as `dtype` (tied tensors stay tied).
+
+        Rounding moves answers: a check stays only where there is none.
+        """
         done: dict[tuple[object, ...], Tensor] = {}
         cast = {}
         for name, tensor in self.tensors.items():
             key = _identity(tensor)
             cast[name] = done.setdefault(key, tensor.to(dtype) if tensor.is_floating_point() else tensor)
-        return replace(self, tensors=cast)
+        exact = all(cast[name].dtype == tensor.dtype for name, tensor in self.tensors.items())
+        return replace(self, tensors=cast, check=self.check if exact else None)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
@@ -75,6 +81,7 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
         "modules": {name: dict(record) for name, record in checkpoint.modules.items()},
         "history": [dict(entry) for entry in checkpoint.history],
         "aliases": aliases,
+        **({"check": dict(checkpoint.check)} if checkpoint.check else {}),
     }
     payload = to_bytes(unique, {METADATA_KEY: json.dumps(header, sort_keys=True, separators=(",", ":"))})
     with write_whole(Path(path)) as partial:
@@ -141,14 +148,15 @@ def _from_header(header: Any, tensors: dict[str, Tensor]) -> Checkpoint:
     """Check every part of a header, which is not trusted; aliases are added to `tensors`."""
     if header["version"] != VERSION:
         raise CheckpointError(f"format version {header['version']!r}, this program reads {VERSION}")
-    modules, history, aliases = header["modules"], header["history"], header["aliases"]
-    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in (modules, *modules.values(), *history)):
-        raise TypeError("modules and history must be records")
+    modules, history, aliases, check = header["modules"], header["history"], header["aliases"], header.get("check")
+    records = (modules, *modules.values(), *history, check or {})
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in records):
+        raise TypeError("modules, history and check must be records")
     for alias, name in aliases.items():
         if alias in tensors or name not in tensors:
             raise CheckpointError(f"the alias {alias!r} of {name!r} has no place")
     tensors.update({alias: tensors[name] for alias, name in aliases.items()})
-    return Checkpoint(ModelSpec.from_json(header["spec"]), tensors, modules, tuple(history))
+    return Checkpoint(ModelSpec.from_json(header["spec"]), tensors, modules, tuple(history), check)
 
 
 def _start(path: Path, count: int) -> bytes:

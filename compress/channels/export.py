@@ -31,7 +31,7 @@ from compress.errors import TheirCode, TraceError, said_by
 RUN_ERRORS = (
     RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError, ArithmeticError, NotImplementedError,
 )  # fmt: skip
-_TORCH, _PYTHON = (str(Path(module.__file__).parent) for module in (torch, copy))
+_TORCH, _PYTHON = str(Path(torch.__file__).parent), str(Path(copy.__file__).parent)
 _OURS = str(Path(__file__).parent.parent) + os.sep
 _NAMED = re.compile(r'File "([^"]+)", line (\d+)')
 _LONGEST = 200
@@ -50,7 +50,7 @@ def program(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
     with torch.no_grad():
         with TheirCode(lambda error: _does_not_run(error, examples)):
             module(*examples)
-        with TheirCode(_not_traced), _quiet():
+        with TheirCode(_not_traced), quiet():
             return _functional(torch.export.export(module, tuple(examples)))
 
 
@@ -87,7 +87,7 @@ def _writes_into_view(node: Node) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.export logs, warns and prints at length about what it raises anyway; and the network's own prints come once more."""
     logger = logging.getLogger("torch")
     level = logger.level

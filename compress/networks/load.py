@@ -23,9 +23,10 @@ from compress import networks
 from compress.channels.fold import fold_, unwrapped
 from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
-from compress.errors import OF_OTHERS, NetworkError, UsageError, said_by
+from compress.errors import NetworkError, TheirCode, UsageError, said_by
 from compress.image_format import ImageFormat
 from compress.memory import is_exhausted
+from compress.networks import known_answer
 from compress.spec import ModelSpec, Shape
 
 Factory = Callable[..., nn.Module]
@@ -78,7 +79,8 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
 
 
 def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
-    """The module of a checkpoint, with its weights, in eval mode. `factory` overrides the spec's own.
+    """The module of a checkpoint, with its weights, in eval mode. `factory` overrides the spec's own. Raises NetworkError when
+    the weights do not fit, or when it does not compute what was saved.
 
     A file's arguments are not trusted: a registered network is laid out on torch's meta device first, which holds no numbers,
     and gets memory only when every shape is that of a tensor in the file.
@@ -92,7 +94,9 @@ def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
             check_fit(module, checkpoint.tensors)
             _try(module, checkpoint.spec)
         _allocate(module)
-    return load_strictly(module, checkpoint.tensors).eval()
+    load_strictly(module, checkpoint.tensors).eval()
+    known_answer.check(module, checkpoint)
+    return module
 
 
 def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
@@ -109,12 +113,11 @@ def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
 
 
 def _call(factory: Factory, spec: ModelSpec) -> nn.Module:
-    try:
+    def refused(error: BaseException) -> NetworkError | None:
+        return None if is_exhausted(error) else NetworkError(f"{spec.network} refuses --args {spec.arguments}: {said_by(error)}")
+
+    with TheirCode(refused):
         module = factory(**spec.arguments)
-    except OF_OTHERS as error:
-        if is_exhausted(error):
-            raise
-        raise NetworkError(f"{spec.network} refuses --args {spec.arguments}: {said_by(error)}") from error
     if not isinstance(module, nn.Module):
         raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
     return unwrapped(module)
@@ -179,21 +182,19 @@ def find_factory(name: str) -> Factory:
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    try:
+    with TheirCode(lambda error: NetworkError(f"cannot import --network {name}: {said_by(error)}")):
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
-    except OF_OTHERS as error:
-        raise NetworkError(f"cannot import --network {name}: {said_by(error)}") from error
     if not callable(target):
         raise NetworkError(f"--network {name} is not callable")
     return target
 
 
 def snapshot(module: nn.Module, spec: ModelSpec, history: tuple[Mapping[str, Any], ...] = ()) -> Checkpoint:
-    """The checkpoint of a module as it is now: its tensors, and what shrank in it."""
+    """The checkpoint of a module as it is now: its tensors, what shrank in it, and an answer to know it by."""
     tensors = dict(copy.deepcopy(module.state_dict()))  # deepcopy, not clone: tied weights stay tied
-    return Checkpoint(spec, tensors, record_of(module), history)
+    return Checkpoint(spec, tensors, record_of(module), history, known_answer.ask(module, spec))
 
 
 def _reset(module: nn.Module) -> None:
