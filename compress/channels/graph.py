@@ -13,6 +13,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from compress.channels import export
 from compress.channels.cost import Cost, Layer, Sizes
@@ -42,6 +43,7 @@ class ChannelGraph:
     groups: Mapping[str, int]
     data: Mapping[str, str]
     balances: tuple[Balance, ...]
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     cancels: frozenset[str]
     reasons: tuple[str | None, ...]
@@ -101,7 +103,12 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:
     The graph holds at every input size that the module takes. Raises TraceError: the examples do not fit, or torch.export
     cannot follow the code.
     """
-    walk = Walk(export.program(module, examples), module, HANDLERS)
+    return of_program(export.program(module, examples), module)
+
+
+def of_program(program: ExportedProgram, module: nn.Module) -> ChannelGraph:
+    """As `trace`, for those who have the program (`export.program(module, examples)`) and need it for more."""
+    walk = Walk(program, module, HANDLERS)
     units = walk.labels.settle()
     axes = {site: units(labels) for site, labels in walk.axes.items()}
     labels = {name: units(array) for name, array in walk.labels_of.items()}
@@ -116,6 +123,7 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> ChannelGraph:
         groups=walk.groups,
         data=walk.data,
         balances=balances,
+        inputs=walk.inputs,
         outputs=walk.outputs,
         cancels=frozenset(walk.cancels),
         reasons=units.reasons,

@@ -1,8 +1,9 @@
-"""What one operator means for channels, in four kinds. Each says which constants come out, and what it reads.
+"""What one operator means for channels, in five kinds. Each says which constants come out, and what it reads.
 
     Channelwise   output channel j is a function of the input channels j: activations, norms over space, pools, pads, resizes, add
     Move          output channels are input channels elsewhere: cat, chunk, view, permute, pixel shuffle
     Linear        each output channel mixes all input channels of its group: convolutions, linear layers
+    Joint         output channels are functions of several input channels: GroupNorm, softmax over branches, matrix products
     Opaque        reads everything; what comes out is not known: what is not understood, and what counts or mixes channels
 
 A constant is the value that a channel has for every input, at every pixel, at every size; NaN where it has none.
@@ -12,8 +13,9 @@ Value and need arrays have the shape of the tensor's label array (labels.py). Ne
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +25,42 @@ from compress.channels.labels import Array
 
 Tensors = Mapping[str, Tensor]
 Evaluate = Callable[[Sequence[Array], Tensors], Array]
+Needs = Callable[[Array, Sequence[Array]], Sequence[Array]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """`tensors`: argument -> name of the tensor that it is; `options`: the other arguments; `shape`: the output's, as traced."""
+
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call of an operator. `name`: its output's; `inputs`: names of the tensors that carry data into it."""
+    """One call of an operator. `name`: its output's; `inputs`: names of the tensors that carry data into it.
+
+    `call`: how it was called, for those who ask what the operator does to numbers (bounds.py).
+    """
 
     name: str
     op: str
     module: str
     inputs: tuple[str, ...]
+    call: Call = field(kw_only=True, repr=False, compare=False, default_factory=lambda: Call())
 
     def constants(self, values: Sequence[Array], shape: tuple[int, ...], tensors: Tensors) -> Array:
         """Constants of the output (label shape `shape`), from those of the inputs."""
         return np.full(shape, np.nan)
 
-    def reads(self, live: Array, shapes: Sequence[tuple[int, ...]], tensors: Tensors) -> list[Array]:
-        """For each input, which channels are needed for the output channels that are `live`."""
-        return [np.ones(shape, bool) for shape in shapes]
+    def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        """For each input (`values`: its constants), which channels are needed for the output channels that are `live`."""
+        return [np.ones(value.shape, bool) for value in values]
+
+    def holds(self, live: Array, values: Sequence[Array]) -> list[Array]:
+        """For each input, which constants may not go, because it cannot do without them."""
+        return [np.zeros(value.shape, bool) for value in values]
 
 
 @dataclass(frozen=True)
@@ -61,8 +81,33 @@ class Channelwise(Step):
             return np.full(shape, np.nan)
         return found.reshape(shape) if found.size == np.prod(shape) else np.broadcast_to(found, shape).copy()
 
-    def reads(self, live: Array, shapes: Sequence[tuple[int, ...]], tensors: Tensors) -> list[Array]:
-        return [_reduced(live, shape, alone=len(shapes) == 1) for shape in shapes]
+    def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        return [_reduced(live, value.shape, alone=len(values) == 1) for value in values]
+
+
+@dataclass(frozen=True)
+class Joint(Step):
+    """`needs(live, values)`: as `reads`. `keeps(live, values)`: as `holds`; None: it can do without any constant.
+
+    `macs`: of the call, for the cost.
+    """
+
+    evaluate: Evaluate
+    needs: Needs
+    keeps: Needs | None = None
+    macs: int = 0
+
+    def constants(self, values: Sequence[Array], shape: tuple[int, ...], tensors: Tensors) -> Array:
+        found = np.broadcast_to(self.evaluate(values, tensors), shape)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        return [np.broadcast_to(read, v.shape) for read, v in zip(self.needs(live, values), values, strict=True)]
+
+    def holds(self, live: Array, values: Sequence[Array]) -> list[Array]:
+        if self.keeps is None:
+            return super().holds(live, values)
+        return [np.broadcast_to(kept, v.shape) for kept, v in zip(self.keeps(live, values), values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -79,13 +124,13 @@ class Move(Step):
         found = np.where(self.index >= 0, flat[self.index], np.nan)
         return np.where((found == found[0]).all(axis=0), found[0], np.nan)
 
-    def reads(self, live: Array, shapes: Sequence[tuple[int, ...]], tensors: Tensors) -> list[Array]:
-        sizes = [int(np.prod(shape)) for shape in shapes]
+    def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        sizes = [value.size for value in values]
         needed = np.zeros(sum(sizes), bool)
         wanted = self.index[np.broadcast_to(live, self.index.shape)]
         needed[wanted[wanted >= 0]] = True
         parts = np.split(needed, np.cumsum(sizes)[:-1])
-        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+        return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -142,10 +187,11 @@ class Linear(Step):
         result[varies.ravel()] = np.nan
         return result.reshape(shape) if result.size == np.prod(shape) else np.full(shape, np.nan)
 
-    def reads(self, live: Array, shapes: Sequence[tuple[int, ...]], tensors: Tensors) -> list[Array]:
+    def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
+        shape = values[0].shape
         rows = np.broadcast_to(live.ravel(), self.out) if live.size == 1 else live.ravel()
         needed = (self.touches(tensors) & rows.reshape(self.groups, -1, 1)).any(1).ravel()
-        return [needed.reshape(shapes[0]) if needed.size == np.prod(shapes[0]) else np.full(shapes[0], needed.any())]
+        return [needed.reshape(shape) if needed.size == np.prod(shape) else np.full(shape, needed.any())]
 
     def grouped(self, values: Array) -> Array:
         """Values of the input channels as (groups, in / groups)."""

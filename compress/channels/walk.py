@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from compress.channels.labels import FIXED, Array, Labels
-from compress.channels.steps import Channelwise, Evaluate, Move, Opaque, Step
+from compress.channels.steps import Call, Channelwise, Evaluate, Move, Opaque, Step
 
 Arguments = Mapping[str, Any]
 Handler = Callable[["Walk", Node, Arguments], None]
@@ -65,6 +65,7 @@ class Walk:
         self.steps: list[Step] = []
         self.balances: list[Balance] = []
         self.unknown: list[Unknown] = []
+        self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
         self.data: dict[str, str] = {}  # placeholder -> the tensor of the module that it carries
         self.zero_pads: dict[str, tuple[Node, Sequence[int]]] = {}  # a pad with zeros -> what it pads, by how much
@@ -117,7 +118,8 @@ class Walk:
     def channelwise(self, node: Node, inputs: Sequence[Node], labels: Array, evaluate: Evaluate, into: str | None = None) -> None:
         """`into`: name of the output, when it is one of several results."""
         self._note(node, inputs, labels, into)
-        self.steps.append(Channelwise(into or node.name, op_of(node), module_of(node), names(inputs), evaluate))
+        name = into or node.name
+        self.steps.append(Channelwise(name, op_of(node), module_of(node), names(inputs), evaluate, call=self._call_of(node)))
 
     def move(self, node: Node, inputs: Sequence[Node], index: Array, into: str | None = None) -> None:
         """`index` (k, *output label shape), flat positions over all inputs; see steps.Move."""
@@ -126,11 +128,12 @@ class Walk:
         for other in labels[1:]:
             self.labels.tie(labels[0], other, self.why(*inputs))
         self._note(node, inputs, labels[0], into)
-        self.steps.append(Move(into or node.name, op_of(node), module_of(node), names(inputs), index))
+        name = into or node.name
+        self.steps.append(Move(name, op_of(node), module_of(node), names(inputs), index, call=self._call_of(node)))
 
     def add(self, node: Node, step: Step, inputs: Sequence[Node], labels: Array) -> None:
         self._note(node, inputs, labels)
-        self.steps.append(step)
+        self.steps.append(replace(step, call=self._call_of(node)))
 
     def opaque(self, node: Node, why: str | None = None, macs: int | None = None) -> None:
         """Pin everything that `node` touches. Without `why` the operator counts as not understood, and is reported."""
@@ -147,13 +150,23 @@ class Walk:
         for name, value in _results(node):
             self.labels_of[name] = np.full((1,) * value.dim(), FIXED)
             self._why[name] = reason
-            self.steps.append(Opaque(name, op_of(node), module_of(node), names(inputs), macs))
+            self.steps.append(Opaque(name, op_of(node), module_of(node), names(inputs), macs, call=self._call_of(node)))
 
     def current(self, node: Node) -> Node:
         """The node that holds this tensor now: an operator in place renews its first argument."""
         while node in self._renewed:
             node = self._renewed[node]
         return node
+
+    def _call_of(self, node: Node) -> Call:
+        arguments = arguments_of(node)
+        tensors = {name: self.current(value).name for name, value in arguments.items() if isinstance(value, Node)}
+        nodes = {id(other) for other in node.all_input_nodes}
+        lists = {
+            name for name, value in arguments.items() if isinstance(value, list | tuple) and any(id(v) in nodes for v in value)
+        }
+        options = {name: value for name, value in arguments.items() if name not in tensors and name not in lists}
+        return Call(tensors, options, shape_of(node) if is_data(node) else ())
 
     # -- the walk ----------------------------------------------------------------------------------------------------------
 
@@ -162,6 +175,7 @@ class Walk:
         self._state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._fixed_state = {*signature.non_persistent_buffers, *signature.inputs_to_lifted_tensor_constants.values()}
         self._constants = set(signature.inputs_to_lifted_tensor_constants)
+        self.inputs = tuple(name for name in signature.user_inputs if isinstance(name, str))
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node)
@@ -200,7 +214,7 @@ class Walk:
         if not sources:
             self._why[node.name] = "tied to a tensor made in the code"
             return
-        if handler is None:
+        if handler is None or _depends_on_data(node):
             self.opaque(node)
             self._renew(node)
             return
@@ -267,7 +281,8 @@ def is_data(node: Node) -> bool:
 
 
 def shape_of(node: Node) -> tuple[int, ...]:
-    return tuple(int(size) for size in node.meta["val"].shape)
+    """-1 for a size that the numbers in a tensor decide (`nonzero`)."""
+    return tuple(size if isinstance(size, int) else -1 for size in node.meta["val"].shape)
 
 
 def names(nodes: Sequence[Node]) -> tuple[str, ...]:
@@ -282,6 +297,12 @@ def arguments_of(node: Node) -> dict[str, Any]:
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False))
     defaults = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
     return {**defaults, **given, **node.kwargs}
+
+
+def _depends_on_data(node: Node) -> bool:
+    """True when a number or a size that `node` works with comes out of a tensor, and so differs from input to input."""
+    numbers = any(isinstance(n.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool) for n in node.all_input_nodes)
+    return numbers or any(-1 in shape_of(n) for n in (node, *node.all_input_nodes) if is_data(n))
 
 
 def _results(node: Node) -> list[tuple[str, Tensor]]:
