@@ -107,12 +107,59 @@ def training(folder: Path) -> str:
     return markdown(("loop", "samples a second"), rows) + f"\nRatio of paired steps: {_training_ratio(folder):.3f}. {facts}.\n"
 
 
+def stripping(folder: Path) -> str:
+    """Each network: channels that can go, then removed and how far the output moves, for each kind of dead channel and tool."""
+    found = _by_network(folder)
+    rows = []
+    for name, cells in found.items():
+        shown = [f"{cell['removed']} ({_gap(cell['gap'])})" for cell in cells.values()]
+        rows.append((name, str(next(iter(cells.values()))["could"]), *shown))
+    headers = ("network", "can go", *(f"{tool}, {kind}" for kind, tool in next(iter(found.values()))))
+    return markdown(headers, rows)
+
+
+def stripping_totals(folder: Path) -> str:
+    """All networks together; an output that moves by more than 1e-9 of its range is no rounding."""
+    found = _by_network(folder)
+    rows = []
+    for kind, tool in next(iter(found.values())):
+        cells = [cells[kind, tool] for cells in found.values()]
+        gaps = [cell["gap"] for cell in cells if cell["gap"] is not None]
+        exact = sum(gap <= 1e-9 for gap in gaps)
+        whole = sum(cell["removed"] == cell["could"] for cell in cells)
+        spent = sum(median(cell["seconds"]) for cell in cells)
+        removed, could = (sum(cell[key] for cell in cells) for key in ("removed", "could"))
+        share = f"{removed} of {could}"
+        rows.append(
+            (f"{tool}, {kind}", share, f"{whole} of {len(cells)}", f"{exact} of {len(cells)}", _gap(max(gaps)), f"{spent:.1f}")
+        )
+    headers = ("tool, dead channels", "channels removed", "networks with all removed", "same output", "worst", "seconds")
+    first = lines.read(folder / "stripping.jsonl")[0]
+    versions = ", ".join(f"{package} {first['versions'][package]}" for package in ("torch-pruning", "torch"))
+    facts = f"{versions}; {first['host']['cpu']}, {_threads(first)}, {first['measured_at'][:10]}"
+    return markdown(headers, rows) + f"\n{facts}.\n"
+
+
+def stripping_faults(folder: Path) -> str:
+    """What each tool leaves out, and what it says."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for line in lines.read(folder / "stripping.jsonl"):
+        for layer, said in line["faults"].items():
+            layers = rows.setdefault((line["tool"], line["network"], said), [])
+            layers += [] if layer in layers else [layer]
+    shown = [(network, tool, ", ".join(f"`{layer}`" for layer in layers), said) for (tool, network, said), layers in rows.items()]
+    return markdown(("network", "tool", "where", "what it says"), shown)
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "latency": latency,
     "targets": targets,
     "quality": quality,
     "models": models,
     "training": training,
+    "stripping": stripping,
+    "stripping-totals": stripping_totals,
+    "stripping-faults": stripping_faults,
 }
 
 
@@ -162,6 +209,22 @@ def _quality_means(folder: Path) -> list[dict[str, Any]]:
         row["relative_style"] = row["style"] / row["photo_style"]
         row |= {key: row[key] / dense[key] for key in ("style", "content")}
     return rows
+
+
+def _by_network(folder: Path) -> dict[str, dict[tuple[str, str], dict[str, Any]]]:
+    """Network -> (dead channels, tool) -> its line, in the order of the file."""
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for line in lines.read(folder / "stripping.jsonl"):
+        found.setdefault(line["network"], {})[line["dead"], line["tool"]] = line
+    return found
+
+
+def _gap(gap: float | None) -> str:
+    return "does not run" if gap is None else "0" if gap == 0 else f"{gap:.0e}" if gap < 1e-3 else f"{gap:.2f}"
+
+
+def _threads(line: dict[str, Any]) -> str:
+    return f"{line['threads']} thread" + ("s" if line["threads"] > 1 else "")
 
 
 def _training_ratio(folder: Path) -> float:

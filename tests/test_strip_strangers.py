@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from compress.channels.graph import trace
 from compress.channels.strip import Stripped, strip
-from tests.stranger_cases import STRANGERS, Stranger, zero_
+from tests.stranger_cases import STRANGERS, Stranger, kill_, zero_
+from tests.stranger_networks import DCGAN
+from tests.stranger_networks_2 import GhostNet
 from tests.strip_cases import randomise_
 
 LIMITS = {torch.float64: 1e-12, torch.float32: 1e-5}
@@ -70,3 +75,193 @@ def test_in_float32(name: str) -> None:
     done = strip(net, case.inputs(dtype=torch.float32))
     assert widths_of(done.module) == case.widths
     same_output(net, done.module, case, torch.float32)
+
+
+# -- constants that are not zero, and filters that only look dead ------------------------------------------------------------
+
+
+def stripped(name: str, net: nn.Module) -> Stripped:
+    """Strip a network of that stranger's kind, and hold its outputs against the strip's."""
+    done = strip(net, STRANGERS[name].inputs())
+    assert not done.report.left_alone
+    same_output(net, done.module, STRANGERS[name])
+    return done
+
+
+@torch.no_grad()
+def constant_(net: nn.Module, values: Mapping[str, Mapping[int, float]]) -> None:
+    """Layers and norms whose channels have nothing but a bias or a shift: layer -> channel -> its value."""
+    for name, channels in values.items():
+        module = net.get_submodule(name)
+        for channel, value in channels.items():
+            module.weight[channel] = 0
+            module.bias[channel] = value
+
+
+def changed(before: nn.Module, done: Stripped) -> dict[str, int]:
+    """Widths of the layers that shrank."""
+    old = widths_of(before)
+    return {name: width for name, width in widths_of(done.module).items() if width != old[name]}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "cyclegan", "unet", "mobilenet v2", "densenet", "rrdb", "espcn"])
+def test_filters_that_sum_to_zero_stay(name: str) -> None:
+    """A Laplacian answers to edges: every filter of every layer is made one, and nothing goes."""
+    net = randomise_(STRANGERS[name].build())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.dim() == 4 and parameter[0, 0].numel() > 1:
+                parameter -= parameter.mean((2, 3), keepdim=True)
+    assert stripped(name, net).report.removed == 0
+
+
+def test_constants_fold_into_a_reflected_network() -> None:
+    """Johnson: filters of zeros behind which a norm still adds something. Each goes, wherever the next convolution reflects."""
+    net = randomise_(STRANGERS["johnson"].build())
+    kill_(net, {"down1.conv": [2, 4], "residual.0.first.conv": [1, 5, 8], "up2.conv": [0]})  # their norms shift them still
+    done = stripped("johnson", net)
+    assert changed(net, done) == {"down1.conv": 4, "residual.0.first.conv": 6, "up2.conv": 5}
+    assert {space.name: space.constant for space in done.report.spaces if space.constant} == {
+        "down1.conv": 2, "residual.0.first.conv": 3, "up2.conv": 1}  # fmt: skip
+
+
+def test_constants_share_a_carrier_where_zeros_pad() -> None:
+    """VGG: of three constants before a zero-padded convolution one stays, and carries the others. Before a linear layer, none."""
+    net = randomise_(STRANGERS["vgg16"].build())
+    constant_(net, {"features.12": {0: 0.5, 3: 0.25, 7: 0.125}, "features.28": {2: 0.75, 11: 1.5, 16: -1.0}})
+    done = stripped("vgg16", net)
+    assert changed(net, done) == {"features.12": 9 - 2, "features.28": 17 - 3}
+    held = {space.name: space.held for space in done.report.spaces if space.held}
+    assert held == {"features.12": 1}
+
+
+def test_a_norm_without_parameters_forgets_a_constant() -> None:
+    """CycleGAN: a bias alone becomes nothing behind an InstanceNorm: zero, whatever pads the next convolution."""
+    net = randomise_(STRANGERS["cyclegan"].build())
+    constant_(net, {"model.1": {0: 0.7, 4: -2.0}, "model.10.conv_block.1": {3: 1.0}})
+    assert changed(net, stripped("cyclegan", net)) == {"model.1": 4, "model.10.conv_block.1": 10}
+
+
+def test_constants_through_depthwise_convolutions() -> None:
+    """MobileNetV2: behind ReLU6, minus is zero, stays zero through the filter, and what its norm adds then is folded.
+
+    Plus is a constant that meets zeros at the border of a depthwise filter: no constant any more, so it stays.
+    """
+    net = randomise_(STRANGERS["mobilenet v2"].build())
+    constant_(net, {"stem.1": {1: -0.5, 6: 0.5}, "blocks.1.expand.1": {0: -1.0, 5: -0.1, 9: 0.1}})
+    assert changed(net, stripped("mobilenet v2", net)) == {
+        "stem.0": 6, "first.0.0": 6, "blocks.1.expand.0": 15, "blocks.1.depthwise.0": 15}  # fmt: skip
+
+
+def test_a_constant_in_one_branch_alone_is_no_constant_of_the_sum() -> None:
+    """HRNet: channel 2 of one of three branches adds a constant to two that live: it stays; all three dead, it goes."""
+    net = randomise_(STRANGERS["hrnet"].build())
+    branches = {"split.0.1": {2: 0.5}, "up.01.1": {2: 0.25}, "up.02.1": {2: -0.125}}
+    constant_(net, {"up.01.1": branches["up.01.1"]})
+    assert changed(net, stripped("hrnet", net)) == {}
+    constant_(net, branches)
+    assert changed(net, stripped("hrnet", net)) == {}  # down.10 and down20 read 0.5 through zero padding: it carries itself
+    constant_(net, {**branches, "split.0.1": {2: -0.5}})  # zero behind its ReLU; the head's 1x1 convolution takes the sum over
+    assert changed(net, stripped("hrnet", net)) == {"split.0.0": 4, "up.01.0": 4, "up.02.0": 4}
+
+
+# -- what cannot be understood, or cannot be cut -------------------------------------------------------------------------------
+
+
+class Spectral(nn.Module):
+    """LaMa's Fourier unit: a convolution over the spectrum, real and imaginary parts side by side."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 * width, 2 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        real, imaginary = torch.view_as_real(torch.fft.rfft2(x)).unbind(-1)
+        real, imaginary = F.relu(self.conv(torch.cat([real, imaginary], 1))).chunk(2, 1)
+        return torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[-2:])
+
+
+class Whitening(nn.Module):
+    """WCT's whitening: decorrelate channels by the inverse root of their covariance."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(2) - x.flatten(2).mean(2, keepdim=True)
+        values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2) / flat.shape[2] + torch.eye(x.shape[1], dtype=x.dtype))
+        return ((vectors * values.rsqrt()[:, None]) @ vectors.transpose(1, 2) @ flat).view_as(x)
+
+
+@torch.library.custom_op("strangers::tilt", mutates_args=())
+def tilt(x: Tensor) -> Tensor:
+    """An operator of somebody's own library: nobody knows that it mixes each channel with the one before."""
+    return x + 0.5 * x.roll(1, 1)
+
+
+@tilt.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Tilted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return tilt(x)
+
+
+class Around(nn.Module):
+    """Something strange between convolutions: `enter` and `leave` are out of its reach, `before` and `after` are not."""
+
+    def __init__(self, strange: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.before = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.strange = strange
+        self.after, self.leave = nn.Conv2d(8, 10, 3, padding=1), nn.Conv2d(10, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.strange(F.relu(self.before(F.relu(self.enter(x)))))
+        return self.leave(F.relu(self.after(x)))
+
+
+@pytest.mark.parametrize(
+    ("strange", "operator"), [(Spectral(8), "fft_rfft2"), (Whitening(), "linalg_eigh"), (Tilted(), "strangers.tilt")], ids=str
+)
+def test_an_unknown_operator_is_named_and_only_its_channels_stay(strange: nn.Module, operator: str) -> None:
+    net = randomise_(Around(strange))
+    kill_(net, {"enter": [0, 2, 5], "before": [1, 3, 4, 7], "after": [0, 3, 6, 8, 9]})
+    done = strip(net, STRANGERS["unet"].inputs())
+    same_output(net, done.module, STRANGERS["unet"])
+    assert {name: width for name, width in widths_of(done.module).items() if "strange" not in name} == {
+        "enter": 3, "before": 8, "after": 5, "leave": 2}  # fmt: skip
+    named = [text for text in done.report.not_understood if operator in text]
+    assert named
+    assert all("in strange" in text and "test_strip_strangers.py:" in text for text in named)
+    reason = next(space.reason for space in done.report.spaces if space.name == "before")
+    assert "not understood" in str(reason)
+
+
+def test_a_width_in_the_code_is_found_and_named() -> None:
+    """DCGAN with `view(n, 12, 4, 5)`: the picture's 12 channels stay, all others go."""
+    case = STRANGERS["dcgan"]
+    net = randomise_(DCGAN(baked=True))
+    kill_(net, case.dead)
+    done = strip(net, case.inputs())
+    same_output(net, done.module, case)
+    assert widths_of(done.module) == {"project": 240, "up1": 5, "up2": 3, "up3": 3}
+    assert list(done.report.left_alone) == ["project"]
+    assert "12" in done.report.left_alone["project"]
+
+
+@pytest.mark.parametrize(("dead", "left"), [((6,), 12), ((0, 7), 13)])
+def test_a_slice_in_the_code_may_or_may_not_bear_a_cut(dead: Sequence[int], left: int) -> None:
+    """GhostNet, 13 wide: seven channels and seven ghosts, the last of which `[:, :13]` drops.
+
+    Without channel 6, twelve stay and the slice drops nothing: right. Without channel 0 and its ghost (7) it would have to drop
+    the twelfth of twelve: the code still says 13, so they stay, and the report says why.
+    """
+    net = randomise_(GhostNet(last=13))
+    layers = [f"blocks.{n}.ghost2.{part}" for n in (0, 1) for part in ("primary", "cheap")]
+    own = [channel for channel in dead if channel < 7]
+    kill_(net, {f"{layer}.{part}": own for layer in layers for part in (0, 1)})
+    kill_(net, {f"blocks.0.shortcut.1.{part}": dead for part in (0, 1)})
+    done = strip(net, STRANGERS["ghostnet"].inputs())
+    same_output(net, done.module, STRANGERS["ghostnet"])
+    assert widths_of(done.module)["blocks.0.shortcut.1.0"] == left
+    assert bool(done.report.left_alone) == (left == 13)
