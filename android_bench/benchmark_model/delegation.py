@@ -29,7 +29,12 @@ _REPLACING = re.compile(
 _NOT_MADE = re.compile(
     r"Failed to apply (?P<name>\w[\w ]{0,40}) delegate\.?|(?P<platform>GPU|NNAPI) acceleration is unsupported on this platform\.?"
 )
-_REFUSALS = ("Disallowed CPU fallback detected", "Failed to compile model", "failed to prepare", "delegate is not initialized")
+_REFUSALS = (
+    "Disallowed CPU fallback detected",
+    "Some ops are not accelerated",
+    "failed to prepare",
+    "delegate is not initialized",
+)
 _BACKEND = re.compile(r"Initialized (OpenCL|OpenGL)-based API\.")
 _ACCELERATORS = re.compile(r"NNAPI accelerators available: \[([\w.,: -]{0,400})\]")
 _XNNPACK_MADE = "Created TensorFlow Lite XNNPACK delegate for CPU."

@@ -51,8 +51,8 @@ class Options:
 
     `delegate`: one of DELEGATES; `xnnpack`: None leaves the runtime its default (on, mostly), False forces the plain kernels, for
     what no delegate takes. `full_delegation`: the tool fails when a node stays behind. `gpu_fp32`: no fp16. `gpu_backend`: "" for
-    the tool's own choice. `cpu_mask`: bit n for core n. Paths are the device's. `peak_memory` and `profile` disturb the timing: for
-    runs of their own. `run_delay_seconds`: pause between runs.
+    the tool's own choice. `cpu_mask`: bit n for core n. Paths are the device's. `peak_memory` and `profile` disturb the timing:
+    for runs of their own. `run_delay_seconds`: pause between runs.
     """
 
     threads: int = 1

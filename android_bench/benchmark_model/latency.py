@@ -49,7 +49,7 @@ _NO_RUNS = re.compile("count=0(?: p5=0 median=0 p95=0)?")
 _SHARD = re.compile(
     r"count=[0-9]+ (?:first|curr)="
     r"|\b(?:curr|min|max|avg|std|p5|median)=[0-9.e+]* ?(?:curr|min|max|avg|std|p5|median|p95)="
-    r"|\b(?:median|p95)=[0-9]|Inference timings in us|^[0-9.]+(?:e[+-]?[0-9]+)?$",
+    r"|\b(?:median|p95)=[0-9]|Inference timings in us|^\.?[0-9][0-9.]*(?:e[+-]?[0-9]+)?$",
     re.ASCII,
 )
 _OTHERS = ("Timings (microseconds): ", "Memory (bytes): ")  # of an op profile, in the shape of a count= line
@@ -75,16 +75,21 @@ class Block:
         p5, median, p95 = percentiles or (None, None, None)
         return Latency(
             count=self.count,
-            avg_ms=self.avg / 1e3,
-            min_ms=self.min / 1e3,
-            max_ms=self.max / 1e3,
-            std_ms=self.std / 1e3,
-            first_ms=self.first / 1e3,
-            last_ms=self.last / 1e3,
-            median_ms=None if median is None else median / 1e3,
-            p5_ms=None if p5 is None else p5 / 1e3,
-            p95_ms=None if p95 is None else p95 / 1e3,
+            avg_ms=_ms(self.avg),
+            min_ms=_ms(self.min),
+            max_ms=_ms(self.max),
+            std_ms=_ms(self.std),
+            first_ms=_ms(self.first),
+            last_ms=_ms(self.last),
+            median_ms=None if median is None else _ms(median),
+            p5_ms=None if p5 is None else _ms(p5),
+            p95_ms=None if p95 is None else _ms(p95),
         )
+
+
+def _ms(us: float) -> float:
+    """Milliseconds with no more digits than the microseconds have."""
+    return round(us / 1e3, 9)
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,11 @@ class _Summary:
 
     def has_average(self, block: Block, printed: float) -> bool:
         if self.kind == "litert":
-            return self._is(block.avg / 1e3, printed)
+            return self._is(_ms(block.avg), printed)
         return printed in (float(f"{block.avg:.6g}"), float(math.floor(block.avg)))
 
     def has_first(self, block: Block) -> bool:
-        return self.first_ms is None or self._is(block.first / 1e3, self.first_ms)
+        return self.first_ms is None or self._is(_ms(block.first), self.first_ms)
 
     def has_rest(self, block: Block) -> bool:
         if self.latency is None:
@@ -196,7 +201,7 @@ def _confirmed(summary: _Summary, blocks: Sequence[Block], initialized_ms: float
     warmup = blocks[0] if len(blocks) == 2 and summary.has_average(blocks[0], summary.warmup) else None
     if warmup and not summary.has_first(warmup):
         warmup = None
-    first_ms = warmup.first / 1e3 if warmup else summary.first_ms
+    first_ms = _ms(warmup.first) if warmup else summary.first_ms
     timings = Timings(
         warmup=warmup.latency() if warmup else None,
         main=main.latency() if main else summary.latency if not blocks else None,
@@ -246,8 +251,8 @@ def _summaries(lines: Iterable[Line]) -> list[_Summary]:
             continue
         if match := _CLASSIC.fullmatch(line.text) or _OLD.fullmatch(line.text):
             value = {name: float(text) for name, text in match.groupdict().items()}
-            first_ms = value["first"] / 1e3 if "first" in value else None
-            found.append(_Summary("classic", value["init"] / 1e3, first_ms, value["warmup"], value["main"]))
+            first_ms = _ms(value["first"]) if "first" in value else None
+            found.append(_Summary("classic", _ms(value["init"]), first_ms, value["warmup"], value["main"]))
         elif line.text.strip("= ") == _LITERT_TITLE:
             found += _litert(section)
             section = [line.text]

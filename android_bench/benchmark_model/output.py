@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from types import MappingProxyType
 
 from android_bench.benchmark_model.delegation import Evidence, judge, read_evidence
 from android_bench.benchmark_model.flags import Options
@@ -49,6 +48,7 @@ _CAUSES = (
     ("Failed to initialize model loader", "the model is damaged, cut, or not there"),
     ("Select TensorFlow op(s)", "the model holds TensorFlow operators (flex), which phones do not run"),
     ("Didn't find op for builtin opcode", "the runtime is older than the model's operators"),
+    ("Failed to compile model", "the model cannot be compiled for what was asked"),
     ("Failed to allocate tensors", "tensors cannot be allocated: a shape or a type does not fit"),
     ("Signature not specified or incorrect", "the model has several signatures, and one must be named"),
     ("Failed to read the input_layer_value_file", "an input file cannot be read there"),
@@ -82,7 +82,7 @@ def parse(
     `options`: what was asked; without them, what the tool echoes of its flags. `returncode`: of the tool, where it is known.
     `result_file`: checked against the text, for it may be of an earlier run.
     """
-    own, several = _of_one_process([*lines_of(stdout), *lines_of(stderr)])
+    own, several = _of_one_process([*_from_its_start(lines_of(stdout)), *lines_of(stderr)])
     others, several_others = _of_one_process(lines_of(logcat))
     if several_others and not _is_of_a_benchmark(own):
         several = True
@@ -130,9 +130,15 @@ def _result(
         profiles=read_profiles(numbers),
         notes=tuple(dict.fromkeys(_notes(lines))),
         ignored_flags=ignored,
-        missing=MappingProxyType(missing),
+        missing=missing,
         file=None if disagreement else file,
     )
+
+
+def _from_its_start(lines: Sequence[Line]) -> Sequence[Line]:
+    """What stands before the tool's first word is not of this run."""
+    starts = [number for number, line in enumerate(lines) if line.text == "STARTING!"]
+    return lines[starts[0] :] if starts else lines
 
 
 def _of_one_process(lines: Sequence[Line]) -> tuple[list[Line], bool]:
@@ -164,10 +170,9 @@ def _verdict(
         causes.append(timings.missing.get("main", "nothing was measured"))
     elif has_failed:
         causes.append("a run failed")
-    is_refused = evidence.refusals or any(one.taken == "not" for one in evidence.delegations)
-    if verdict is Verdict.REFUSED and is_refused:
-        return verdict, (*why, *causes)
-    return Verdict.FAILED, (*causes, *evidence.refusals)
+    if evidence.refusals or any(one.taken == "not" for one in evidence.delegations):
+        return Verdict.REFUSED, (*(why if verdict is Verdict.REFUSED else ()), *evidence.refusals, *causes)
+    return Verdict.FAILED, tuple(causes)
 
 
 def _causes(lines: Iterable[Line]) -> list[str]:

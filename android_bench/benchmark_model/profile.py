@@ -73,8 +73,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Profile:
-    """One report. `phase`: `initialization`, `runs`, or None where it is not said. `graph`: which subgraph, or `delegate` for what
-    a delegate does inside; None for the only one. `total`: all nodes together, per run. `nodes`: how many there are.
+    """One report. `phase`: `initialization`, `runs`, or None where it is not said. `graph`: which subgraph, or `delegate` for
+    what a delegate does inside; None for the only one. `total`: all nodes together, per run. `nodes`: how many there are.
 
     `is_whole`: it has its end, and all rows; where it has not, a number at the end of a row is left out, for it may be cut.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from compress.errors import MeasurementError
@@ -126,7 +125,7 @@ class Result:
     profiles: tuple[Profile, ...] = ()
     notes: tuple[Note, ...] = ()
     ignored_flags: tuple[str, ...] = ()
-    missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    missing: Mapping[str, str] = field(default_factory=dict)
     file: ResultFile | None = None
 
     def require(self, name: str = "benchmark_model") -> Result:
