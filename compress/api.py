@@ -14,13 +14,13 @@ from torch.optim import Optimizer
 
 from compress import checkpoint
 from compress.channels.fold import fold_, folded, is_computed, unwrapped
-from compress.channels.rebuild import load_strictly
 from compress.channels.strip import Stripped
 from compress.channels.strip import strip as strip_module
-from compress.errors import NetworkError
+from compress.errors import NetworkError, UsageError
 from compress.files import check_output
 from compress.image_format import ImageFormat
-from compress.networks.load import NetOptions, build, open_network, snapshot
+from compress.networks.foreign import load_foreign
+from compress.networks.load import NetOptions, build, call, open_network, snapshot
 from compress.pruning import masks
 from compress.pruning import plan as plans
 from compress.pruning.masks import HeldMasks
@@ -49,7 +49,8 @@ def load(network: str | Factory, file: str | Path, **arguments: Any) -> nn.Modul
     if isinstance(network, str):
         return open_network(Path(file), NetOptions(network, arguments or None)).module
     if not checkpoint.is_ours(Path(file)):
-        return load_strictly(network(**arguments), checkpoint.read_foreign(Path(file))).eval()
+        tensors = checkpoint.read_foreign(Path(file))
+        return load_foreign(call(network, _name_of(network), arguments), tensors).eval()
     found = checkpoint.read(Path(file))
     if found.spec.network != _name_of(network):
         raise NetworkError(
@@ -174,5 +175,7 @@ def _examples(example: Example) -> tuple[Tensor, ...]:
 
 
 def _name_of(factory: Factory) -> str:
-    """`package.module:factory`, as a checkpoint records it."""
+    """`package.module:factory`, as a checkpoint records it. Raises UsageError for what is no function and no class."""
+    if not hasattr(factory, "__qualname__"):
+        raise UsageError(f"a {type(factory).__name__} is no factory of networks", "a class, or a function that makes one")
     return f"{factory.__module__}:{factory.__qualname__}"

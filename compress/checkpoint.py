@@ -30,8 +30,11 @@ from compress.spec import ModelSpec
 
 METADATA_KEY = "mobile-compress"
 VERSION = 1
-NESTED_KEYS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net", "generator", "weights")
+NESTED_KEYS = (
+    "state_dict", "model_state_dict", "model", "params_ema", "params", "ema", "net", "network", "generator", "weights",
+)  # fmt: skip
 WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+_COUNTERS = {"n_averaged"}  # what torch's AveragedModel adds beside its `module.`
 _MARK = json.dumps(METADATA_KEY).encode()
 # What torch's and the zip reader's code raise on damaged bytes, found by damaging files at every place (see the tests).
 _DAMAGE = (
@@ -114,8 +117,9 @@ def is_ours(path: Path) -> bool:
 def read_foreign(path: Path) -> dict[str, Tensor]:
     """The state dict in a `.pth`, `.pt` or `.safetensors` file of another tool, on the CPU.
 
-    Unwraps `{"state_dict": ...}` and the like, and the prefixes of DataParallel and torch.compile. A pickle that would run code
-    is named and refused (`weights_only=True`). Raises CheckpointError, NetworkError for NaN.
+    Unwraps `{"state_dict": ...}` and the like, a state dict that is the only one among other things, and the prefixes of
+    DataParallel, averaging (whose counter goes) and torch.compile. A pickle that would run code is named and refused
+    (`weights_only=True`). Raises CheckpointError, NetworkError for NaN.
     """
     path = Path(path)
     start = _start(path, 4096)
@@ -125,8 +129,10 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         tensors = _tensors_in(_read_pickle(path), path)
     else:
         raise CheckpointError(f"{path} is no network file", "a checkpoint of this program, or a .pth or .safetensors state dict")
-    while prefix := next((w for w in WRAPPERS if tensors and all(name.startswith(w) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while prefix := next(
+        (w for w in WRAPPERS if tensors and all(name.startswith(w) for name in tensors.keys() - _COUNTERS)), None
+    ):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name not in _COUNTERS}
     check_finite(tensors, path)
     return tensors
 
@@ -214,17 +220,21 @@ def _tensors_in(value: Any, path: Path) -> dict[str, Tensor]:
         if not inner:
             break
         value = inner[0]
-    tensors = (
-        {name: t.detach() for name, t in value.items() if isinstance(name, str) and isinstance(t, Tensor)}
-        if isinstance(value, Mapping)
-        else {}
-    )
+    tensors = _named_tensors(value)
+    if not tensors and isinstance(value, Mapping):
+        nests = [found for found in map(_named_tensors, value.values()) if found]
+        tensors = nests[0] if len(nests) == 1 else {}
     if not tensors:
         keys = f", only {', '.join(str(key)[:40] for key in list(value)[:5])}" if isinstance(value, Mapping) and value else ""
         raise CheckpointError(f"{path} holds no state dict{keys}", "save the network's state_dict()")
     for name, tensor in tensors.items():
         _check_stored(name, tensor, path)
     return tensors
+
+
+def _named_tensors(value: Any) -> dict[str, Tensor]:
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {name: tensor.detach() for name, tensor in items if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
 def _check_stored(name: str, tensor: Tensor, path: Path) -> None:

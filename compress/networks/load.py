@@ -27,6 +27,7 @@ from compress.errors import NetworkError, TheirCode, UsageError, said_by
 from compress.image_format import ImageFormat
 from compress.memory import is_exhausted
 from compress.networks import known_answer
+from compress.networks.foreign import load_foreign
 from compress.spec import ModelSpec, Shape
 
 Factory = Callable[..., nn.Module]
@@ -60,7 +61,8 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
     Raises CheckpointError, NetworkError.
     """
     path = Path(path)
-    if checkpoints.is_ours(path):
+    is_ours = checkpoints.is_ours(path)
+    if is_ours:
         found = checkpoints.read(path)
         if options.network and options.network != found.spec.network:
             raise NetworkError(f"{path} holds {found.spec.network!r}, not {options.network!r}", "give the name it was made with")
@@ -71,9 +73,8 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
             raise NetworkError(f"{path} needs code that it may not call by itself", hint)
     else:
         found = _recognised(path, options)
-    spec = _with_options(found.spec, options)
-    found = replace(found, spec=spec)
-    module = build(found)
+    found = replace(found, spec=_with_options(found.spec, options))
+    module = build(found) if is_ours or found.spec.is_registered else load_foreign(new_module(found.spec), found.tensors).eval()
     fold_(module)
     return LoadedNetwork(module, found)
 
@@ -90,7 +91,8 @@ def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
         module = rebuild(new_module(checkpoint.spec, factory), checkpoint.modules, shapes)
     else:
         with torch.device("meta"):
-            module = rebuild(_call(networks.get(checkpoint.spec.network).factory, checkpoint.spec), checkpoint.modules, shapes)
+            made = call(networks.get(checkpoint.spec.network).factory, checkpoint.spec.network, checkpoint.spec.arguments)
+            module = rebuild(made, checkpoint.modules, shapes)
             check_fit(module, checkpoint.tensors)
             _try(module, checkpoint.spec)
         _allocate(module)
@@ -106,20 +108,25 @@ def new_module(spec: ModelSpec, factory: Factory | None = None) -> nn.Module:
     if factory is None and spec.is_registered:
         factory = networks.get(spec.network).factory
         with torch.device("meta"):
-            needed = sum(p.numel() * p.element_size() for p in _call(factory, spec).parameters())
+            needed = sum(p.numel() * p.element_size() for p in call(factory, spec.network, spec.arguments).parameters())
         if needed > _memory_bytes():
             raise NetworkError(f"{spec.network} with --args {spec.arguments} needs {needed / 1e9:,.0f} GB", "a smaller width")
-    return _call(factory or find_factory(spec.network), spec)
+    return call(factory or find_factory(spec.network), spec.network, spec.arguments)
 
 
-def _call(factory: Factory, spec: ModelSpec) -> nn.Module:
+def call(factory: Factory, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """What `factory`, which messages call `name`, makes; without the wrappers of DataParallel and torch.compile.
+
+    Raises NetworkError when it refuses its arguments, fails, or makes no module.
+    """
+
     def refused(error: BaseException) -> NetworkError | None:
-        return None if is_exhausted(error) else NetworkError(f"{spec.network} refuses --args {spec.arguments}: {said_by(error)}")
+        return None if is_exhausted(error) else NetworkError(f"{name} refuses --args {dict(arguments)}: {said_by(error)}")
 
     with TheirCode(refused):
-        module = factory(**spec.arguments)
+        module = factory(**arguments)
     if not isinstance(module, nn.Module):
-        raise NetworkError(f"{spec.network} made a {type(module).__name__}, not a torch module")
+        raise NetworkError(f"{name} made a {type(module).__name__}, not a torch module")
     return unwrapped(module)
 
 
