@@ -18,14 +18,15 @@ from compress.channels.graph import ChannelGraph
 from compress.networks.johnson import Johnson
 from tests import stranger_networks as pictures
 from tests import stranger_networks_2 as sight
+from tests import stranger_networks_3 as further
 
 Dead = Mapping[str, Iterable[int]]
-Size = tuple[int, int] | int
+Size = tuple[int, ...] | int
 
 
 @dataclass(frozen=True)
 class Stranger:
-    """`shapes` of the inputs. `sizes`: three more for the first one: (H, W), or its batch where it is no picture.
+    """`shapes` of the inputs. `sizes`: three more for the first one: (H, W), or its batch where it has no space.
 
     `stays`: space -> words of the reason why its channels stay, for those that are no output. `parameters`: shapes of those that
     belong to no layer.
@@ -271,5 +272,30 @@ STRANGERS: dict[str, Stranger] = {
         sight.SKNet, [PICTURE], SIZES,
         {"stem.0": 3, "unit.convs.0.0": 6, "unit.convs.1.0": 6, "unit.fc": 3, "unit.fcs.0": 6, "unit.fcs.1": 6, "last.0": 5,
          "head": 4},
+    ),
+    "wavenet": Stranger(
+        further.WaveNet, [(1, 1, 40)], ((40,), (37,), (64,)),
+        {"enter": 3, "blocks.0.both": 2 * 4, "blocks.0.on": 3, "blocks.0.skip": 5, "blocks.1.both": 2 * 4, "blocks.1.on": 3,
+         "blocks.1.skip": 5, "blocks.2.both": 2 * 3, "blocks.2.on": 3, "blocks.2.skip": 5, "end": 5, "leave": 4},
+    ),
+    "vnet": Stranger(
+        further.VNet, [(1, 1, 6, 8, 10)], ((6, 8, 10), (8, 6, 4), (4, 10, 8)),
+        {"enter": 6, "down": 5, "inner.0": 4, "inner.2": 5, "up": 4, "merge": 5, "leave": 2}, stays={"enter": "an input"},
+    ),
+    "nafnet": Stranger(
+        further.NAFNet, [PICTURE], ((16, 24), (10, 14), (18, 8)),
+        {"intro": 6, "block1.conv1": 2 * 4, "block1.conv2": 2 * 4, "block1.attend": 4, "block1.conv3": 6, "block1.conv4": 2 * 5,
+         "block1.conv5": 6, "down": 10, "block2.conv1": 2 * 4, "block2.conv2": 2 * 4, "block2.attend": 4, "block2.conv3": 10,
+         "block2.conv4": 2 * 6, "block2.conv5": 10, "up.0": 24, "ending": 3},
+        stays={"intro": "over channels counts them", "down": "over channels counts them", "ending": "an input of the network"},
+    ),
+    "imdn": Stranger(
+        further.IMDN, [(1, 3, 8, 12)], UPSCALED, {"first": 4, "c1": 12, "c2": 12, "c3": 2, "fuse": 4, "up.0": 12},
+        stays=dict.fromkeys(("c1[0:3]", "c1[3:12]", "c2[0:3]", "c2[3:12]"), "split_sizes=[3, 9]"),
+    ),
+    "stylegan 2": Stranger(
+        further.StyleGAN2, [(2, 6)], (2, 1, 3),
+        {"map1": 6, "map2": 5, "conv1.style": 10, "plain": 6, "middle": 7, "conv2.style": 7, "to_rgb": 3},
+        stays={"conv1.style": "sum over channels", "middle": "computes its own weights", "conv2.style": "sum over channels"},
     ),
 }  # fmt: skip
