@@ -103,7 +103,7 @@ def _record(
     graph: ChannelGraph, removal: Removal, module: nn.Module, tensors: Mapping[str, Tensor], shrunk: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Any]]:
     """What `rebuild` must set. A module of any kind whose tensors shrank has an entry, if an empty one."""
-    modules, before = dict(module.named_modules()), record_of(module)
+    modules, before = dict(module.named_modules(remove_duplicate=False)), record_of(module)
     record: dict[str, dict[str, Any]] = {}
     for name, tensor in shrunk.items():
         owner, _, local = name.rpartition(".")

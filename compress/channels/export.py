@@ -41,15 +41,19 @@ _VIEWS = {
 }  # fmt: skip
 
 
-def program(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
-    """The exported program of `module` in eval mode; `module` is not touched.
+def program(module: nn.Module, examples: Sequence[Tensor], *, run: bool = True) -> ExportedProgram:
+    """The exported program of `module` in eval mode; `module` is not touched. `run`: see first that it runs on the examples.
 
     Raises TraceError that names the line of the network's own code, where it is known.
     """
     module = copied(module).eval()
+    if odd := next((example for example in examples if not isinstance(example, Tensor)), None):
+        raise TraceError(
+            f"inputs must be tensors, got a {type(odd).__name__}", "wrap the network in one whose forward takes tensors"
+        )
     with torch.no_grad():
         with TheirCode(lambda error: _does_not_run(error, examples)):
-            module(*examples)
+            _ = module(*examples) if run else None
         with TheirCode(_not_traced), quiet():
             return _functional(torch.export.export(module, tuple(examples)))
 

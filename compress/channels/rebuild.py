@@ -41,7 +41,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
     `record`: module name -> attributes. `shapes`: tensor name -> shape, as in the checkpoint.
     Raises CheckpointError when the record names a module or an attribute that there is not, or contradicts the shapes.
     """
-    modules = dict(module.named_modules())
+    modules = dict(module.named_modules(remove_duplicate=False))  # a shared module is shrunk under each of its names
     done: dict[int, Tensor] = {}  # tied tensors stay tied
     for name, entry in record.items():
         target = modules.get(name)

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -135,7 +135,8 @@ def command(*, example: str) -> Callable[[Callable[..., dict[str, Any] | None]],
     def decorate(function: Callable[..., dict[str, Any] | None]) -> click.Command:
         @functools.wraps(function)
         def run(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> None:
-            document = function(Talk(as_json, quiet), *args, **kwargs)
+            with redirect_stdout(sys.stderr) if as_json else nullcontext():  # a network's own prints are not our document
+                document = function(Talk(as_json, quiet), *args, **kwargs)
             if as_json and document is not None:
                 click.echo(json.dumps(document, indent=2))
 
