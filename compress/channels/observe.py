@@ -19,7 +19,7 @@ from torch.fx import Node
 from compress.channels import export
 from compress.channels.labels import Array
 from compress.channels.operators import HANDLERS
-from compress.channels.walk import Walk
+from compress.channels.walk import Walk, is_data, shape_of
 from compress.errors import TraceError
 
 
@@ -43,12 +43,18 @@ class Observed:
 
 
 @torch.no_grad()
-def observe(module: nn.Module, batches: Iterable[Sequence[Tensor]], *, responses: Collection[str] = ()) -> Observed:
+def observe(
+    module: nn.Module,
+    batches: Iterable[Sequence[Tensor]],
+    *,
+    responses: Collection[str] = (),
+    program: ExportedProgram | None = None,
+) -> Observed:
     """Run `module` (in eval mode; it is left as it is) on every batch. `responses`: tensors whose responses are kept.
 
     `batches`: each has one tensor for each input of the network, all batches in the shapes of the first, batch axis first; they
-    are consumed one at a time. Raises TraceError: torch.export cannot follow the network, or a batch has another shape;
-    ValueError: there is no batch.
+    are consumed one at a time. `program`: of `module`, when the caller has it; used if it takes these shapes. Raises TraceError:
+    torch.export cannot follow the network, or a batch has another shape; ValueError: there is no batch.
     """
     watch, first, count = None, [], 0
     for batch in batches:
@@ -83,7 +89,7 @@ class _Watch(fx.Interpreter):
 
     def see(self, batch: Sequence[Tensor]) -> None:
         self._batch = len(batch[0]) if batch and batch[0].dim() else 1
-        self.run(*_arguments(self._program, batch))
+        self.run(*arguments_of(self._program, batch))
 
     def run_node(self, n: Node) -> Any:
         value = super().run_node(n)
@@ -110,12 +116,17 @@ class _Watch(fx.Interpreter):
         return np.broadcast_to(found, (self._batch, found.shape[1])).copy()
 
 
+def _shapes(program: ExportedProgram) -> list[tuple[int, ...]]:
+    given = set(program.graph_signature.user_inputs)
+    return [shape_of(node) for node in program.graph.nodes if node.op == "placeholder" and node.name in given and is_data(node)]
+
+
 def _reduced(reduce: Any, value: Tensor, over: Sequence[int]) -> Array:
     found: Tensor = reduce(value, dim=tuple(over), keepdim=True) if over else value
     return np.asarray(found.double().cpu().numpy())
 
 
-def _arguments(program: ExportedProgram, batch: Sequence[Tensor]) -> list[Any]:
+def arguments_of(program: ExportedProgram, batch: Sequence[Tensor]) -> list[Any]:
     """What the program's placeholders stand for, in order: the module's tensors, constants of its code, the inputs."""
     signature = program.graph_signature
     state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}

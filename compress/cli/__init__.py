@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "prune": "Remove weights or channels, and fine-tune what is left.",
     "finetune": "Fine-tune a network by distillation or with a painting.",
     "strip": "Remove dead channels exactly, and prove it.",
+    "inspect": "Show what a network is made of, and what its channels do.",
     "export": "Make ONNX and TFLite files, each executed and compared.",
     "bench": "Time networks and files side by side.",
     "devices": "List the phones that adb sees, and what stands in the way.",

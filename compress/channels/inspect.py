@@ -1,0 +1,256 @@
+"""Look into a network: what its layers are and cost, what its channels do, what it sees, and what a phone will make of it.
+
+In: a module, examples and, if there are any, inputs to observe. Out: an `Inspection`, plain data. The module is not touched.
+Never here: removal (strip.py), printing and drawing (cli).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import Node
+
+from compress.channels import advice, export, receptive
+from compress.channels import facts as facts_of
+from compress.channels.accepted import Accepted, accepted
+from compress.channels.activity import KINDS, Activity, Seen, idle
+from compress.channels.advice import Remark
+from compress.channels.cut import cut
+from compress.channels.decide import Removal, decide
+from compress.channels.facts import Facts, Known, Label
+from compress.channels.fold import folded
+from compress.channels.graph import ChannelGraph, ChannelSpace, of_program
+from compress.channels.labels import Array
+from compress.channels.layers import Layer, layers
+from compress.channels.observe import Observed, observe
+from compress.channels.ranges import ranges_of
+from compress.channels.receptive import Field
+from compress.channels.spaces import Binding
+from compress.channels.walk import is_data, op_of, shape_of
+from compress.checkpoint import check_finite
+from compress.image_format import ImageFormat
+
+NORMS = ("instance_norm", "group_norm")  # those whose bound depends on the number of pixels
+
+
+@dataclass(frozen=True)
+class Totals:
+    """`macs`: at the example's size. `bytes`: of parameters and buffers."""
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """A channel space, and what its channels do. Channels are numbers, 0 <= channel < width.
+
+    `writers`, `readers`: layers. `zero`, `constant`, `unread`: idle channels, proved for every input in its range at every size.
+    `up_to_size`: idle too, proved up to the example's size only. `goes`: how many of the proved ones a strip would take.
+    `reason`: why the space stays whole, or None. `seen`: what inputs showed, or None.
+    """
+
+    name: str
+    width: int
+    group: int
+    reason: str | None
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    zero: tuple[int, ...]
+    constant: tuple[int, ...]
+    unread: tuple[int, ...]
+    up_to_size: tuple[int, ...]
+    goes: int
+    seen: Seen | None
+
+    @property
+    def idle(self) -> int:
+        """Channels that are proved idle at every size."""
+        return len(self.zero) + len(self.constant) + len(self.unread)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {**asdict(self), "before": self.width, "after": self.width - self.goes, "prunable": self.reason is None}
+        if self.seen is not None:
+            found["seen"] = {
+                "inputs": self.seen.count,
+                "largest": [float(value) for value in self.seen.largest],
+                "zero": np.flatnonzero(self.seen.dead).tolist(),
+                "constant": np.flatnonzero(self.seen.still & ~self.seen.dead).tolist(),
+            }
+        return found
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything there is to see. `inputs`, `outputs`: shapes. `after`: what a strip would leave, unless the network's code names
+    a width (strip tries that; here nothing is run). `seen_after`: the same, taking channels that never moved on the inputs seen
+    for constants. `fields`: what the (first) output sees of each input. `accepted`: None: not known. `unused`: parameters that no
+    operator reads. `responses`: space -> (inputs, width), how strongly each channel responds; of what was observed.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+    totals: Totals
+    after: Totals
+    seen_after: Totals | None
+    layers: tuple[Layer, ...]
+    spaces: tuple[Space, ...]
+    fields: tuple[Field | None, ...]
+    accepted: Accepted | None
+    remarks: tuple[Remark, ...]
+    unused: tuple[str, ...]
+    not_understood: tuple[str, ...]
+    uncounted: tuple[str, ...]
+    responses: Mapping[str, Array]
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the responses."""
+        return {
+            "inputs": [list(shape) for shape in self.inputs],
+            "outputs": [list(shape) for shape in self.outputs],
+            "before": asdict(self.totals),
+            "after": asdict(self.after),
+            "after_as_observed": asdict(self.seen_after) if self.seen_after else None,
+            "layers": [layer.to_json() for layer in self.layers],
+            "spaces": [space.to_json() for space in self.spaces],
+            "removed": [{"space": s.name, "channels": s.goes, "why": why(s)} for s in self.spaces if s.goes],
+            "receptive_field": [field.to_json() if field else None for field in self.fields],
+            "sizes": self.accepted.to_json() if self.accepted else None,
+            "remarks": [remark.to_json() for remark in self.remarks],
+            "unused": list(self.unused),
+            "not_understood": list(self.not_understood),
+            "uncounted": list(self.uncounted),
+        }
+
+
+def why(space: Space) -> str:
+    """The proved idle channels in words: `3 zero, 1 constant`."""
+    counts = ((space.zero, "zero"), (space.constant, "constant"), (space.unread, "unread"))
+    return ", ".join(f"{len(channels)} {what}" for channels, what in counts if channels)
+
+
+def inspect(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    *,
+    formats: Sequence[ImageFormat | None] = (),
+    batches: Iterable[Sequence[Tensor]] | None = None,
+) -> Inspection:
+    """Look into `module` (in eval mode; it is left as it is).
+
+    `examples`: one input tensor each; MACs, sizes and windows are at their size. `formats`: image format of each input, which
+    says its range. `batches`: inputs to observe, as `observe` takes them. Raises TraceError, NetworkError (NaN in weights).
+    """
+    check_finite(module.state_dict())
+    module = folded(module)
+    program = export.program(module, examples)
+    graph = of_program(program, module)
+    work = _Work(module, graph, Known(ranges_of(formats), _pixels(program)))
+    total = graph.predict({})
+    windows = [receptive.fields(program, number) for number in range(len(examples))]
+    rows = layers(program, graph, module, windows[0] if windows else {}, total.macs)
+    activity = Activity(graph)
+    wanted = {name for names in activity.signals.values() for name in names}
+    observed = observe(module, batches, responses=wanted, program=program) if batches is not None else None
+    seen = activity.seen(observed) if observed else {}
+    proved = work.removal(work.proved)
+    return Inspection(
+        inputs=tuple(tuple(example.shape) for example in examples),
+        outputs=tuple(tuple(map(int, node.meta["val"].shape)) for node in _output_nodes(program)),
+        totals=work.totals({}),
+        after=work.after(proved),
+        seen_after=work.after(work.removal(work.with_observed(observed))) if observed else None,
+        layers=rows,
+        spaces=tuple(_space(space, work, activity, proved, seen.get(space.name)) for space in graph.spaces),
+        fields=tuple(found.get(graph.outputs[0]) if graph.outputs else None for found in windows),
+        accepted=accepted(module.eval() if not module.training else export.copied(module).eval(), [e.shape for e in examples]),
+        remarks=advice.remarks(program, rows, formats[0] if formats else None),
+        unused=_unused(program, module),
+        not_understood=tuple(map(str, graph.not_understood)),
+        uncounted=total.uncounted,
+        responses={space.name: activity.responses(observed, space) for space in graph.spaces} if observed else {},
+    )
+
+
+class _Work:
+    """A graph with what is known of it. `proved`: facts for every size; `sized_idle`: by those up to the example's size too."""
+
+    def __init__(self, module: nn.Module, graph: ChannelGraph, known: Known) -> None:
+        self.graph, self._known = graph, known
+        self._parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
+        self._unique = {**self._parameters, **buffers}
+        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        self._tensors = {name: tensor.detach().cpu() for name, tensor in named}
+        self._module = module
+        sized = facts_of.find(graph, self._tensors, known)
+        self.proved = next(facts for facts in sized.chain() if facts.label <= Label.BOUNDS)
+        self.proved_idle, self.sized_idle = idle(graph, self.proved), idle(graph, sized)
+
+    def with_observed(self, observed: Observed) -> Facts:
+        still = {name: np.where(low == observed.high[name], low, np.nan) for name, low in observed.low.items()}
+        return facts_of.find(self.graph, self._tensors, Known(self._known.ranges, {}, still))
+
+    def removal(self, facts: Facts) -> Removal:
+        return decide(self.graph, facts, self._tensors)
+
+    def after(self, removal: Removal) -> Totals:
+        changed = cut(self.graph, removal, self._module, self._tensors).tensors
+        return self.totals({name: tuple(tensor.shape) for name, tensor in changed.items()})
+
+    def totals(self, shapes: Mapping[str, tuple[int, ...]]) -> Totals:
+        """With these shapes in place of the module's own."""
+        added = {name: shape for name, shape in shapes.items() if name not in self._tensors}
+        cost = self.graph.sizes.cost({name: s for name, s in shapes.items() if name in self._parameters or name in added})
+        each = {name: tensor.element_size() for name, tensor in self._unique.items()}
+        usual = next(iter(each.values()), 4)
+        sizes = {**{name: tuple(tensor.shape) for name, tensor in self._unique.items()}, **added}
+        size = sum(prod(shapes.get(name, shape)) * each.get(name, usual) for name, shape in sizes.items())
+        return Totals(cost.parameters, cost.macs, size)
+
+
+def _space(space: ChannelSpace, work: _Work, activity: Activity, removal: Removal, seen: Seen | None) -> Space:
+    kinds, sized = activity.by_channel(space, work.proved_idle), activity.by_channel(space, work.sized_idle)
+    channels = {kind: tuple(np.flatnonzero(kinds == number).tolist()) for number, kind in enumerate(KINDS)}
+    return Space(
+        name=space.name,
+        width=space.width,
+        group=space.group,
+        reason=space.reason,
+        writers=_modules(space.writers),
+        readers=_modules(space.readers),
+        zero=channels["zero"],
+        constant=channels["constant"],
+        unread=channels["unread"],
+        up_to_size=tuple(np.flatnonzero((kinds == 0) & (sized > 0)).tolist()),
+        goes=int(activity.by_channel(space, removal.gone.astype(int)).sum()),
+        seen=seen,
+    )
+
+
+def _pixels(program: ExportedProgram) -> dict[str, int]:
+    """Norm over space -> pixels of its picture, in the example's size."""
+    calls = [node for node in program.graph.nodes if node.op == "call_function" and op_of(node) in NORMS and is_data(node)]
+    return {node.name: prod(shape_of(node)[2:]) for node in calls}
+
+
+def _output_nodes(program: ExportedProgram) -> list[Node]:
+    (output,) = (node for node in program.graph.nodes if node.op == "output")
+    return [node for node in output.all_input_nodes if is_data(node)]
+
+
+def _unused(program: ExportedProgram, module: nn.Module) -> tuple[str, ...]:
+    read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    used = {name for node, name in program.graph_signature.inputs_to_parameters.items() if node in read}
+    tied = {id(tensor) for name, tensor in module.named_parameters(remove_duplicate=False) if name in used}
+    return tuple(name for name, tensor in module.named_parameters() if id(tensor) not in tied)
+
+
+def _modules(bindings: Sequence[Binding]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(binding.tensor.rpartition(".")[0] or binding.tensor for binding in bindings))

@@ -1,0 +1,236 @@
+"""How an `Inspection` is told to people: calm tables of at most 100 columns, long ones folded.
+
+Never here: finding anything out (channels/inspect.py).
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from compress.cli.common import Talk
+
+if TYPE_CHECKING:
+    from compress.channels.advice import Remark
+    from compress.channels.inspect import Inspection, Space, Totals
+    from compress.channels.labels import Array
+    from compress.channels.layers import Layer
+    from compress.channels.receptive import Field
+
+WIDE = 98
+MOST_LAYERS, MOST_SPACES = 32, 24
+
+
+def show(talk: Talk, network: str, found: Inspection, spaces: Sequence[Space], everything: bool) -> None:
+    """Print it all on stdout, but for what is not understood, which is a warning."""
+    _head(talk, network, found)
+    _layers(talk, found, everything)
+    _spaces(talk, found, spaces, everything)
+    _savings(talk, found)
+    _remarks(talk, found.remarks)
+    for unknown in found.not_understood:
+        talk.warn(f"not understood, so its channels stay: {unknown}")
+    for name in found.uncounted:
+        talk.warn(f"the MACs do not include {name}")
+    if found.unused:
+        talk.warn(f"parameters that nothing reads: {_few(found.unused, 4)}")
+
+
+def _head(talk: Talk, network: str, found: Inspection) -> None:
+    taken, made = (" + ".join("x".join(map(str, s)) for s in shapes) for shapes in (found.inputs, found.outputs))
+    totals = found.totals
+    talk.show(f"{network}: {taken} -> {made}")
+    talk.show(f"{totals.parameters:,} parameters, {_amount(totals.macs)} MACs, {_amount(totals.bytes)}B")
+    for number, field in enumerate(found.fields):
+        which = f" of input {number + 1}" if len(found.fields) > 1 else ""
+        if field is not None and (field.size or field.whole):
+            _paragraph(talk, _sees(field, which))
+    if found.accepted is not None:
+        _paragraph(talk, _sizes(found))
+
+
+def _sees(field: Field, which: str) -> str:
+    """The receptive field of the output in a sentence."""
+    if any(size is None for size in field.size):
+        reason = f"through {_through(field.whole)}" if field.whole else f"beyond {_through(field.unknown)} nothing is known"
+        return f"each output sees the whole picture{which}, {reason}" if field.whole else f"receptive field{which}: {reason}"
+    strides = _once(field.stride)
+    bound = "" if field.exact else "at most "
+    text = f"receptive field{which} {bound}{_by(field.size)}, stride {strides}, {max(field.margin, key=_or_0)} beyond its place"
+    if field.whole:
+        text += f"; and the whole picture, through {_through(field.whole)}"
+    return text
+
+
+def _sizes(found: Inspection) -> str:
+    taken = found.accepted
+    assert taken is not None
+    if taken.step is None:
+        return f"takes pictures of {'x'.join(map(str, found.inputs[0][2:]))} only, as far as was tried"
+    text = "takes any size" if taken.step == 1 else f"takes sizes of {_multiples(taken.step, taken.offset or 0)}"
+    text += f", from {taken.smallest}x{taken.smallest} on" if taken.smallest else ""
+    if taken.scale is not None:
+        same = "the same size" if taken.scale == 1 else f"{taken.scale:g} times the size"
+        text += f"; gives {same}" + (f" at multiples of {taken.scaled_at}" if (taken.scaled_at or 1) > 1 else "")
+    return text
+
+
+def _layers(talk: Talk, found: Inspection, everything: bool) -> None:
+    rows = [layer for layer in found.layers if everything or layer.window or layer.macs]
+    small = [layer for layer in found.layers if layer not in rows]
+    if not everything and len(rows) > MOST_LAYERS:
+        kept = set(map(id, sorted(rows, key=lambda layer: -layer.share)[:MOST_LAYERS]))
+        folded = [layer for layer in rows if id(layer) not in kept]
+        rows = [layer for layer in rows if id(layer) in kept]
+    else:
+        folded = []
+    sparse = any((layer.zeros or 0) > 0.001 for layer in rows)
+    headers = ["layer", "kind", "in->out", "parameters", "MACs", "%", "output", "sees"]
+    table = [_layer(layer) for layer in rows]
+    if sparse:
+        headers.insert(7, "zeros")
+        for row, layer in zip(table, rows, strict=True):
+            row.insert(7, "" if layer.zeros is None else f"{layer.zeros:.0%}")
+    talk.show("")
+    talk.table(headers, table)
+    if folded:
+        share, numbers = sum(layer.share for layer in folded), sum(layer.parameters for layer in folded)
+        talk.show(f"and {len(folded)} more: {numbers:,} parameters, {share:.1%} of the MACs (--all shows them)")
+    if small:
+        kinds = {kind: sum(layer.kind == kind for layer in small) for kind in dict.fromkeys(layer.kind for layer in small)}
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        talk.show(f"and {said}: {sum(layer.parameters for layer in small):,} parameters")
+
+
+def _layer(layer: Layer) -> list[str]:
+    kind = layer.kind.replace("conv_transpose", "transposed ").replace("conv", "conv ").replace("  ", " ")
+    if layer.window:
+        kind = f"{kind.split(' ')[0]} {_by(layer.window.kernel)}"
+        kind += f" /{_once(layer.window.stride)}" if max(layer.window.stride) > 1 else ""
+        kind += f" d{_once(layer.window.dilation)}" if max(layer.window.dilation) > 1 else ""
+    if layer.groups > 1:
+        kind += " dw" if layer.groups == layer.into else f" g{layer.groups}"
+    widths = f"{layer.into}->{layer.out}" if layer.into else str(layer.out or "")
+    field = layer.field
+    sees = "all" if field is None or None in field.size else _by(field.size)
+    return [
+        _middle(layer.name, 26), kind, widths, "again" if layer.again else f"{layer.parameters:,}",
+        _amount(layer.macs) if layer.macs is not None else "", f"{100 * layer.share:.1f}" if layer.macs else "",
+        "x".join(map(str, layer.size)), sees,
+    ]  # fmt: skip
+
+
+def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: bool) -> None:
+    rows = (
+        list(spaces) if everything or len(spaces) <= MOST_SPACES else [space for space in spaces if _tells(space)][:MOST_SPACES]
+    )
+    inputs = max((space.seen.count for space in spaces if space.seen), default=0)
+    columns: dict[str, list[str]] = {
+        "channels of": [_middle(space.name, 30) for space in rows],
+        "width": [str(space.width) for space in rows],
+        "idle, proved": [_proved(space) for space in rows],
+        "up to this size": [str(len(space.up_to_size) or "") for space in rows],
+    }
+    if inputs:
+        columns[f"dead on {inputs} photos"] = [_count(space.seen.dead if space.seen else None) for space in rows]
+        columns["constant"] = [_count(space.seen.still & ~space.seen.dead if space.seen else None) for space in rows]
+        columns["largest"] = [f"{space.seen.largest.max():.3g}" if space.seen else "" for space in rows]
+    columns["why they stay"] = [space.reason or "" for space in rows]
+    filled = {name: column for name, column in columns.items() if any(column)}
+    talk.show("")
+    talk.table(list(filled), list(zip(*filled.values(), strict=True)))
+    if len(rows) < len(spaces):
+        rest = [space for space in spaces if space not in rows]
+        idle = sum(_tells(space) for space in rest)
+        talk.show(f"and {len(rest)} more spaces, {idle or 'none'} of them with idle channels (--all shows them)")
+
+
+def _count(channels: Array | None) -> str:
+    return str(int(channels.sum()) or "") if channels is not None else ""
+
+
+def _tells(space: Space) -> bool:
+    moved = space.seen is not None and bool(space.seen.still.any())
+    return bool(space.idle or space.up_to_size or moved)
+
+
+def _proved(space: Space) -> str:
+    counts = ((space.zero, "zero"), (space.constant, "constant"), (space.unread, "unread"))
+    return ", ".join(f"{len(channels)} {what}" for channels, what in counts if channels)
+
+
+def _savings(talk: Talk, found: Inspection) -> None:
+    talk.show("")
+    goes = sum(space.goes for space in found.spaces)
+    if goes:
+        _paragraph(talk, f"`compress strip` would take {goes} channels, exactly: {_change(found.totals, found.after)}")
+    else:
+        talk.show("`compress strip` has nothing to take: no channel that could go is idle for every input")
+    if found.seen_after and found.seen_after != found.after:
+        _paragraph(talk, f"`compress strip --observed` would leave, on these inputs: {_change(found.totals, found.seen_after)}")
+
+
+def _change(before: Totals, after: Totals) -> str:
+    numbers = f"{before.parameters:,} -> {after.parameters:,} parameters, {_amount(before.macs)} -> {_amount(after.macs)} MACs"
+    return f"{numbers}, {_amount(before.bytes)}B -> {_amount(after.bytes)}B"
+
+
+def _remarks(talk: Talk, remarks: Sequence[Remark]) -> None:
+    for care, title in ((True, "On a phone, to think about:"), (False, "On a phone, good to know:")):
+        found = [remark for remark in remarks if remark.care == care]
+        if found:
+            talk.show(f"\n{title}")
+        for remark in found:
+            where = f" [{_few(remark.where, 3)}]" if remark.where else ""
+            _paragraph(talk, f"{remark.text}{where}", "- ", "  ")
+
+
+def _paragraph(talk: Talk, text: str, first: str = "", then: str = "") -> None:
+    talk.show(
+        textwrap.fill(text, WIDE, initial_indent=first, subsequent_indent=then, break_long_words=False, break_on_hyphens=False)
+    )
+
+
+def _few(names: Sequence[str], most: int) -> str:
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _multiples(step: int, offset: int) -> str:
+    return f"multiples of {step}" if not offset else f"a multiple of {step} plus {offset}"
+
+
+def _by(values: Iterable[object]) -> str:
+    return "x".join(map(str, values))
+
+
+def _once(values: Sequence[object]) -> str:
+    """One number where all are the same."""
+    return _by(values if len(set(values)) > 1 else values[:1])
+
+
+def _through(reasons: Sequence[str]) -> str:
+    """`instance_norm in a, ...` -> `15 instance_norm`; one or two are named."""
+    if len(reasons) <= 2:
+        return " and ".join(reasons)
+    kinds = Counter(reason.partition(" in ")[0] for reason in reasons)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _or_0(value: int | None) -> int:
+    return value or 0
+
+
+def _middle(name: str, most: int) -> str:
+    """The start and the end of a name that is too long."""
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[-(most - most // 3 - 1) :]}"
+
+
+def _amount(number: int) -> str:
+    """`10.1 G`, `604 M`: three digits."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} "
