@@ -26,7 +26,7 @@ from compress.channels.intervals import INF, ULP, Interval, Swing, finite, fitte
 from compress.channels.labels import Array
 from compress.channels.pointwise import RANGE, pointwise
 from compress.channels.ranges import Range
-from compress.channels.steps import Channelwise, Linear, Move, Step
+from compress.channels.steps import Channelwise, Linear, Move, Step, tensor_any, tensor_sum
 
 # Over space only, each channel for itself: what comes out is among what went in, or a mean of it.
 CHOICES = {
@@ -55,13 +55,10 @@ class Bounds:
     ) -> None:
         self._graph, self._tensors, self._ranges = graph, tensors, ranges
         self._pixels = pixels or {}
-        self._sums: dict[tuple[str, tuple[bool, ...]], tuple[Array, Array]] = {}
 
     def up_to(self, pixels: Mapping[str, int]) -> Bounds:
         """The same with a largest size."""
-        found = Bounds(self._graph, self._tensors, self._ranges, pixels)
-        found._sums = self._sums
-        return found
+        return Bounds(self._graph, self._tensors, self._ranges, pixels)
 
     def given(self) -> dict[str, Interval]:
         """What is known of every tensor before the first step: of inputs their range, of parameters their values."""
@@ -128,20 +125,33 @@ class Bounds:
         along = source if source.low.shape == tuple(to) else source.onto([1] * len(shape))
         low, high = step.grouped(along.low), step.grouped(along.high)
         bias = self._double(step.bias) if step.bias else np.zeros(step.out)
-        if not (np.isfinite(low) | np.isfinite(high)).any():
-            result = np.full(step.out, -INF), np.full(step.out, INF)
-        else:
-            result = self._mixed(step, low, high, bias)
+        result = np.full(step.out, -INF), np.full(step.out, INF)
+        if (np.isfinite(low) | np.isfinite(high)).any():
+            rows = self._bounded(step, low, high)
+            for end, found in zip(result, self._mixed(step, low, high, bias[rows], rows), strict=True):
+                end[rows] = found
         where = [step.out if a == axis else 1 for a in range(len(shape))]
         return Interval(result[0].reshape(where), result[1].reshape(where))
 
-    def _mixed(self, step: Linear, low: Array, high: Array, bias: Array) -> tuple[Array, Array]:
-        lowest, highest = np.full(step.out, INF), np.full(step.out, -INF)
+    def _bounded(self, step: Linear, low: Array, high: Array) -> Array:
+        """Which output channels may have a bound: behind a ReLU without a largest value nearly none, and the others cost nothing."""
+        rows = np.arange(step.out)
+        if step.groups > 1 or (np.isfinite(low) & np.isfinite(high)).all():
+            return rows
+        matrix = step.matrix(self._tensors)
+        positive, negative = (tensor_any(sign)[0] for sign in (matrix > 0, matrix < 0))
+        upward = (positive & np.isinf(high)) | (negative & np.isinf(low))
+        downward = (positive & np.isinf(low)) | (negative & np.isinf(high))
+        return rows[~(upward.any(1) & downward.any(1))]
+
+    def _mixed(self, step: Linear, low: Array, high: Array, bias: Array, rows: Array) -> tuple[Array, Array]:
+        """Of these output channels, with their `bias`."""
+        lowest, highest = np.full(len(rows), INF), np.full(len(rows), -INF)
         for always, sometimes in _taps(step, self._tensors[step.weight].shape[2:]):
-            bottom, top, size = np.zeros(step.out), np.zeros(step.out), np.abs(bias)
+            bottom, top, size = np.zeros(len(rows)), np.zeros(len(rows)), np.abs(bias)
             for taps, (lo, hi) in ((always, (low, high)), (sometimes, (np.minimum(low, 0), np.maximum(high, 0)))):
                 if any(taps):
-                    plus, minus = self._signed(step, taps)
+                    plus, minus = self._signed(step, taps, rows)
                     top, bottom = top + _met(plus, hi) + _met(minus, lo), bottom + _met(plus, lo) + _met(minus, hi)
                     size = size + _met(plus - minus, np.maximum(finite(lo), finite(hi)))
             lost = ULP * (step.into // step.groups * len(step.inside) + 2) * size
@@ -149,15 +159,12 @@ class Bounds:
             highest = np.maximum(highest, top + bias + lost)
         return lowest, highest
 
-    def _signed(self, step: Linear, taps: tuple[bool, ...]) -> tuple[Array, Array]:
-        """(groups, out / groups, in / groups) each: the sum of the positive weights over these taps, and of the negative ones."""
-        key = (step.weight, taps)
-        if key not in self._sums:
-            matrix = step.matrix(self._tensors)
-            matrix = matrix if all(taps) else matrix[..., torch.tensor(taps)]
-            plus = matrix.clamp(min=0).sum(-1, dtype=torch.float64)
-            self._sums[key] = (plus.numpy(), (matrix.sum(-1, dtype=torch.float64) - plus).clamp(max=0).numpy())
-        return self._sums[key]
+    def _signed(self, step: Linear, taps: tuple[bool, ...], rows: Array) -> tuple[Array, Array]:
+        """(groups, rows / groups, in / groups) each: the sum of the positive weights over these taps, and of the negative ones."""
+        matrix = step.matrix(self._tensors)
+        matrix = matrix if len(rows) == step.out else matrix[:, torch.from_numpy(rows)]
+        matrix = matrix if all(taps) else matrix[..., torch.tensor(taps)]
+        return tensor_sum(matrix.clamp(min=0)), tensor_sum(matrix.clamp(max=0))
 
     # -- norms -------------------------------------------------------------------------------------------------------------
 

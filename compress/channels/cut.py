@@ -64,12 +64,29 @@ def _taken_over(
             added = (step.sums(tensors) * fold[:, None]).sum(-1).ravel()
             biases[name] = (old + torch.from_numpy(added), graph.axes[step.weight, 1 if step.transposed else 0])
         if removal.merges[step.weight] and step.weight not in changed:
-            weight = tensors[step.weight].detach().double().clone()
-            matrix = step.matrix({step.weight: weight})
-            for merge in removal.merges[step.weight]:
-                matrix[merge.group, :, merge.carrier] += merge.ratio * matrix[merge.group, :, merge.channel]
-            changed[step.weight] = weight
+            changed[step.weight] = _merged(step, removal, tensors)
     return biases
+
+
+def cancelled(graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """All tensors with constants merged, and nothing cut: an equal network. None: no number became zero, nothing is new in it."""
+    found, news = dict(tensors), False
+    for step in (step for step in graph.steps if isinstance(step, Linear) and removal.merges[step.weight]):
+        weight = _merged(step, removal, tensors)
+        news |= bool(((weight == 0) & (tensors[step.weight] != 0)).any())
+        for merge in removal.merges[step.weight]:
+            step.matrix({step.weight: weight})[merge.group, :, merge.channel] = 0
+        found[step.weight] = weight
+    return found if news else None
+
+
+def _merged(step: Linear, removal: Removal, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The weight of `step` with the constants merged that go."""
+    weight = tensors[step.weight].detach().double().clone()
+    matrix = step.matrix({step.weight: weight})
+    for merge in removal.merges[step.weight]:
+        matrix[merge.group, :, merge.carrier] += merge.ratio * matrix[merge.group, :, merge.channel]
+    return weight
 
 
 def _plain(tensor: Tensor, keep: Mapping[int, Array]) -> Tensor:

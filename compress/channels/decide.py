@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from compress.channels.facts import Facts
+from compress.channels.facts import Facts, Label
 from compress.channels.graph import ChannelGraph
 from compress.channels.labels import Array
 from compress.channels.steps import Linear
@@ -83,6 +83,14 @@ def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alo
     for reader in readers:
         folds[reader.step.weight], merges[reader.step.weight] = _take_over(reader, gone)
     return Removal(gone, wanted & ~gone, _reasons(graph, facts, gone), folds, merges)
+
+
+def grounds(graph: ChannelGraph, facts: Facts) -> Array:
+    """For each unit the surest `Label` by which it may go, NONE where it may not."""
+    found = np.full(len(graph.reasons), int(Label.NONE))
+    for known in facts.chain():
+        found[_candidates(graph, known)] = known.label
+    return found
 
 
 def _candidates(graph: ChannelGraph, facts: Facts) -> Array:

@@ -13,8 +13,9 @@ from enum import IntEnum
 import numpy as np
 from torch import Tensor
 
-from compress.channels.bounds import Bounds, Interval
+from compress.channels.bounds import Bounds
 from compress.channels.graph import ChannelGraph
+from compress.channels.intervals import Interval
 from compress.channels.labels import Array
 from compress.channels.ranges import Range
 
@@ -49,8 +50,9 @@ class Facts:
 
     `values`: the constant, NaN where there is none. `needed`: some output of the network depends on the channel through weights
     that are not zero. What feeds only constants is not needed: they come out without it. `low`, `high`: bounds, -inf and inf
-    included; empty for the weights alone. `stretch`: for what a norm over space may prove constant, up to how many times the traced number
-    of pixels it does; NaN where it never does. `label`: the weakest that these facts rest on; `surer`: the facts without that.
+    included; empty for the weights alone. `stretch`: for what a norm over space may prove constant, up to how many times the
+    traced number of pixels it does; NaN where it never does. `label`: the weakest that these facts rest on; `surer`: the facts
+    without that.
     """
 
     values: Mapping[str, Array]

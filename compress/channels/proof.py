@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from compress.channels.export import RUN_ERRORS, copied
-from compress.errors import ParityError, TraceError
+from compress.channels.export import copied
+from compress.channels.extents import fits, scaled, spatial
+from compress.channels.ranges import Range
+from compress.errors import ParityError, TheirCode, TraceError
 
 Size = tuple[int, ...]
 Outputs = list[Tensor]
 
-LIMIT_64 = 1e-9  # of the output's range: rounding of float64, amplified by what the network does to it
+LIMIT_64 = 1e-12  # of the output's range; or ten times what the network itself makes of a rounding in each weight, where that
+WORST_64 = 1e-9  # is more (a norm of a nearly constant channel amplifies it), but never more than this
 LIMIT_32 = 1e-5  # or three times the network's own rounding, where that is more: a norm of a nearly constant channel amplifies it
 
 
@@ -27,7 +30,8 @@ LIMIT_32 = 1e-5  # or three times the network's own rounding, where that is more
 class Check:
     """One comparison. `gap`: largest difference as a share of the output's `range`, at most `limit`.
 
-    `rounding`: the gap between the network itself in this precision and in float64.
+    `rounding`: the gap between the network itself in this precision and in float64; in float64, where the limit depends on it,
+    between the network and itself with every weight moved by one rounding, else 0.
     """
 
     size: Size
@@ -56,22 +60,33 @@ class Fault:
 class Witness:
     """What the network as given answers, at each size, to inputs from a fixed seed; later networks are held against it.
 
-    `sizes`: spatial sizes of the first input that has any (the others scale with it). Without: the examples' own, one
-    smaller, one larger, where the network takes them. Raises TraceError for a size that it does not take.
+    `sizes`: spatial sizes of the first input that has any (the others scale with it), beside the examples' own. None: one
+    smaller, one larger, where the network takes them. `ranges`: of the inputs; None: the example's. `largest`: no size is larger.
+    Raises TraceError for a size that the network does not take.
     """
 
-    def __init__(self, module: nn.Module, examples: Sequence[Tensor], sizes: Sequence[Size] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        examples: Sequence[Tensor],
+        sizes: Sequence[Size] | None = None,
+        *,
+        ranges: Sequence[Range | None] = (),
+        largest: Size | None = None,
+    ) -> None:
         self._examples = [example.detach() for example in examples]
+        self._ranges = [*ranges, *(None,) * (len(examples) - len(ranges))]
+        self._largest = largest
         self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
         self._own, self._double = copied(module).eval(), copied(module).double().eval()
         self.exact = torch.float64  # the precision that decides; a network with float32 constants in its code has no other
         self.answers: dict[Size, Outputs] = {}
-        if self._ask(self._base()):
+        if self._ask(self._first()):
             self.exact = self.dtype
         for size in sizes or ():
             if said := self._ask(tuple(size)):
                 raise TraceError(f"the network does not run at {_named(size)}: {said}")
-        for choices in [] if sizes else self._ladder():
+        for choices in self._ladder() if sizes is None else []:
             next((size for size in choices if not self._ask(size)), None)
 
     @property
@@ -79,9 +94,13 @@ class Witness:
         return list(self.answers)
 
     def inputs(self, size: Size, dtype: torch.dtype) -> list[Tensor]:
-        """Random inputs in the examples' range (0..1 for examples that are all one value); whole numbers are kept."""
+        """Random inputs in their ranges, or the examples' (0..1 for examples that are all one value); whole numbers are the
+        example's own, drawn anew where the shape is another.
+        """
         generator = torch.Generator().manual_seed(0)
-        return [self._like(example, size, generator, dtype) for example in self._examples]
+        shapes = scaled([tuple(example.shape) for example in self._examples], size)
+        every = zip(self._examples, shapes, self._ranges, strict=True)
+        return [_like(e, s, r, generator, dtype) if e.is_floating_point() else _drawn(e, s, generator) for e, s, r in every]
 
     def compare(self, candidate: nn.Module) -> list[Check] | Fault:
         """Hold `candidate` against the answers in the precision `exact`, size by size; the first fault ends it."""
@@ -89,12 +108,12 @@ class Witness:
         for size, answer in self.answers.items():
             try:
                 gap, span = distance(answer, _run(candidate, self.inputs(size, self.exact)))
-            except RUN_ERRORS as error:
+            except TraceError as error:
                 return Fault(size, f"it fails with {_short(error)}")
-            limit = LIMIT_64 if self.exact == torch.float64 else LIMIT_32
+            limit, rounding = self._limit(size, gap)
             if not gap <= limit:
                 return Fault(size, f"the output moves by {gap:.1e} of its range")
-            checks.append(Check(size, _name(self.exact), gap, limit, span, 0.0))
+            checks.append(Check(size, _name(self.exact), gap, limit, span, rounding))
         return checks
 
     def rounded(self, stripped: nn.Module) -> list[Check]:
@@ -116,29 +135,31 @@ class Witness:
         module = self._double if self.exact == torch.float64 else self._own
         try:
             self.answers[size] = _run(module, self.inputs(size, self.exact))
-        except RUN_ERRORS as error:
+        except TraceError as error:
             return _short(error)
         return ""
 
+    def _limit(self, size: Size, gap: float) -> tuple[float, float]:
+        """(limit, the rounding that it comes from) for a gap in the precision `exact`."""
+        if self.exact != torch.float64:
+            return LIMIT_32, 0.0
+        if gap <= LIMIT_64:
+            return LIMIT_64, 0.0
+        rounding, _ = distance(self.answers[size], _run(_shaken(self._double), self.inputs(size, self.exact)))
+        return max(LIMIT_64, min(10 * rounding, WORST_64)), rounding
+
     def _ladder(self) -> list[list[Size]]:
         """The examples' size; then sizes to try in turn: odd ones first, for what they bring out, then rounder ones."""
-        base = self._base()
-        return [[base], list(_near(base, (0.6, 0.9))), list(_near(base, (1.06, 1.3)))] if base else [[base]]
+        base = self._first()
+        if not base:
+            return [[base]]
+        choices = [list(_near(base, factors)) for factors in ((0.6, 0.9), (1.06, 1.3))]
+        return [[base], *([size for size in found if fits(size, self._largest)] for found in choices)]
 
-    def _base(self) -> Size:
-        spatial = [tuple(example.shape[2:]) for example in self._examples if example.dim() > 2]
-        return spatial[0] if spatial else ()
-
-    def _like(self, example: Tensor, size: Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        if not example.is_floating_point():
-            return example
-        base, shape = self._base(), list(example.shape)
-        if example.dim() == len(base) + 2:
-            shape[2:] = [max(1, round(n * new / old)) for n, new, old in zip(shape[2:], size, base, strict=True)]
-        low, high = float(example.min()), float(example.max())
-        low, high = (low, high) if low < high else (0.0, 1.0)
-        random = torch.rand(shape, generator=generator, dtype=torch.float64)
-        return (low + (high - low) * random).to(dtype=dtype, device=example.device)
+    def _first(self) -> Size:
+        """The example's size, or the largest where that is smaller."""
+        base = spatial([tuple(example.shape) for example in self._examples])
+        return base if self._largest is None or fits(base, self._largest) else self._largest
 
 
 def check_same(before: nn.Module, after: nn.Module, examples: Sequence[Tensor], change: str) -> None:
@@ -171,9 +192,38 @@ def _distance(a: Tensor, b: Tensor) -> tuple[float, float]:
     return float((a - b).abs().max()) / scale, span
 
 
+def _like(example: Tensor, shape: Size, known: Range | None, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    low, high = example.min().double().cpu(), example.max().double().cpu()
+    if known is not None:
+        low, high = (torch.from_numpy(end).clamp(-1e6, 1e6) for end in known.along(len(shape)))
+    elif low == high:
+        low, high = torch.zeros(()), torch.ones(())
+    random = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return (low + (high - low) * random).to(dtype=dtype, device=example.device)
+
+
+def _drawn(example: Tensor, shape: Size, generator: torch.Generator) -> Tensor:
+    if tuple(example.shape) == shape:
+        return example
+    return example.cpu().flatten()[torch.randint(example.numel(), shape, generator=generator)].to(example.device)
+
+
+@torch.no_grad()
+def _shaken(module: nn.Module) -> nn.Module:
+    """A copy in which every weight is moved by a rounding, up or down."""
+    generator, moved = torch.Generator().manual_seed(1), copied(module)
+    for tensor in (*moved.parameters(), *moved.buffers()):
+        if tensor.dtype == torch.float64:
+            signs = torch.randint(2, tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) * 2 - 1
+            tensor.mul_(1 + signs * 2.0**-52)
+    return moved
+
+
 @torch.no_grad()
 def _run(module: nn.Module, inputs: Sequence[Tensor]) -> Outputs:
-    return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
+    """Raises TraceError for whatever the network's code raises: it may be anything."""
+    with TheirCode(lambda error: TraceError(_short(error))):
+        return [leaf.detach() for leaf in pytree.tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
 
 
 def _near(base: Size, factors: Sequence[float]) -> Iterator[Size]:

@@ -1,98 +1,41 @@
 """Remove every channel that is constant or not needed, exactly; run both networks and compare, before anything is handed back.
 
-In: a module and examples. Out: a new, smaller module that computes the same at every input size, and a report. The module
-given is not touched. Never here: choosing channels to prune, training, files.
+In: a module and examples. Out: a new, smaller module that computes the same at every input size, and a report. Channels that
+were only observed to be constant go on request; then the new module computes what the given one does with these channels set to
+their constants, exactly so. The module given is not touched. Never here: choosing channels to prune, training, files.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress.channels import facts as facts_of
-from compress.channels.cut import Cut, cut
-from compress.channels.decide import Removal, decide
+from compress.channels.cut import Cut, cancelled, cut
+from compress.channels.decide import Removal, decide, grounds
+from compress.channels.evidence import Threshold, silent
 from compress.channels.export import copied
+from compress.channels.extents import NORMS, fits, pixels_at, spatial
+from compress.channels.facts import Facts, Known, Label
 from compress.channels.fold import folded
-from compress.channels.graph import ChannelGraph, ChannelSpace, trace
+from compress.channels.graph import ChannelGraph, trace
+from compress.channels.labels import Array
+from compress.channels.observe import Observed
+from compress.channels.override import Overridden
 from compress.channels.proof import Check, Fault, Size, Witness, check_same
+from compress.channels.ranges import Range, check_ranges
 from compress.channels.rebuild import rebuild
+from compress.channels.report import Evidence, Grounds, Report, SpaceReport, Totals, name_of, spaces_of
 from compress.checkpoint import check_finite
-from compress.errors import ParityError
+from compress.errors import ParityError, UsageError
 
-
-@dataclass(frozen=True)
-class SpaceReport:
-    """`zero`, `constant`, `unread`: how many channels went because they are zero, another constant, or not needed by any output.
-
-    `held`: how many are constant or unread and stay all the same: to carry constants through zero padding (one can carry many),
-    to keep groups equal, or as the last one. `reason`: why the space stays whole, or None.
-    """
-
-    name: str
-    before: int
-    after: int
-    zero: int
-    constant: int
-    unread: int
-    held: int
-    reason: str | None
-
-    @property
-    def why(self) -> str:
-        """What went and why, in words: `3 zero, 1 constant`; empty when nothing did."""
-        counts = ((self.zero, "zero"), (self.constant, "constant"), (self.unread, "unread"))
-        return ", ".join(f"{count} {what}" for count, what in counts if count)
-
-
-@dataclass(frozen=True)
-class Totals:
-    """`macs`: at the example's size. `bytes`: of parameters and buffers as they are stored."""
-
-    parameters: int
-    macs: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """What went, why, and how it was proved. Everything here is proved from the weights, for every input; nothing is observed.
-
-    `not_understood`: operators that keep their channels. `left_alone`: spaces whose removal the network's code does not bear, and
-    what happened. `uncounted`: operators that the MACs do not include. `checks` is empty when there was nothing to remove.
-    """
-
-    before: Totals
-    after: Totals
-    spaces: tuple[SpaceReport, ...]
-    not_understood: tuple[str, ...]
-    left_alone: Mapping[str, str]
-    uncounted: tuple[str, ...]
-    checks: tuple[Check, ...]
-
-    @property
-    def removed(self) -> int:
-        """Channels that went, over all spaces."""
-        return sum(space.before - space.after for space in self.spaces)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "before": asdict(self.before),
-            "after": asdict(self.after),
-            "spaces": [asdict(space) for space in self.spaces],
-            "removed": [{"space": s.name, "channels": s.before - s.after, "why": s.why} for s in self.spaces if s.why],
-            "not_understood": list(self.not_understood),
-            "left_alone": dict(self.left_alone),
-            "uncounted": list(self.uncounted),
-            "checks": [check.to_json() for check in self.checks],
-        }
+_RANDOM = ("the network gives different outputs for the same input", "strip needs it deterministic in eval mode")
+__all__ = ["Report", "SpaceReport", "Stripped", "Threshold", "Totals", "strip"]
 
 
 @dataclass(frozen=True)
@@ -103,49 +46,143 @@ class Stripped:
     report: Report
 
 
-def strip(module: nn.Module, examples: Sequence[Tensor], *, sizes: Sequence[Size] | None = None) -> Stripped:
+def strip(
+    module: nn.Module,
+    examples: Sequence[Tensor],
+    *,
+    sizes: Sequence[Size] | None = None,
+    ranges: Sequence[Range | None] = (),
+    max_size: Size | None = None,
+    observed: Observed | None = None,
+    threshold: Threshold | float | None = None,
+) -> Stripped:
     """Remove the dead and constant channels of `module`, which stays as it is.
 
     `examples`: one input tensor each, to trace with. `sizes`: (H, W) at which both networks are compared, in float64 and in their
-    own precision; by default the example's, a smaller and a larger one. Raises TraceError, NetworkError (NaN in weights), and
-    ParityError when the outputs differ by more than 1e-5 of their range.
+    own precision; by default the example's, a smaller and a larger one. `ranges`: for each input, between which values it lies
+    (`Range.of(image_format)`); what bounds prove then holds for inputs in them. `max_size`: (H, W) that no input will exceed on
+    either side; proofs that hold up to it are used too. `observed`: what photos showed (`observe`); activations that stayed
+    within `threshold` (a size, or a `Threshold`; default 0) go too. Raises TraceError, NetworkError (NaN in weights), UsageError
+    (ranges, sizes or observations that do not fit), and ParityError when the outputs differ by more than 1e-12 of their range in
+    float64, or 1e-5 in float32, and by more than the network's own rounding.
     """
+    options = _Options(sizes or None, tuple(ranges), max_size, observed, _threshold(observed, threshold))
+    options.check(examples)
     given, module = module, folded(module)
     check_finite({**given.state_dict(), **module.state_dict()})
-    work = _Work(module, trace(module, examples))
+    work = _Work(module, examples, trace(module, examples), options)
     if module is not given:
         check_same(given, module, examples, "making its computed weights plain")
-    removal = work.decide({})
-    if not removal.gone.any():
-        return Stripped(copied(module).eval(), _report(work, removal, {}, ()))
-    witness = Witness(module, examples, sizes)
+    attempt = work.attempt(())
+    if not attempt.removal.gone.any():
+        return Stripped(copied(module).eval(), work.report(attempt, {}, work.unchanged(attempt)))
     alone: dict[int, str] = {}
-    while isinstance(found := witness.compare(work.rebuilt(removal, witness.exact)), Fault):
-        culprit = _culprit(work, witness, removal, alone)
+    while isinstance(found := work.compared(attempt), Fault):
+        culprit = _culprit(work, attempt, alone)
         alone[culprit] = f"without its channels {found.said} at {'x'.join(map(str, found.size))}"
-        removal = work.decide(alone)
-    stripped = work.rebuilt(removal)
-    checks = (*found, *witness.rounded(stripped))
-    worst = max(checks, key=lambda check: check.gap / check.limit)
-    if not worst.holds:
-        raise ParityError(
-            f"strip moved the output by {worst.gap:.1e} of its range at {'x'.join(map(str, worst.size))} in {worst.dtype}"
-            f" (limit {worst.limit:.1e})"
-        )
-    return Stripped(stripped, _report(work, removal, alone, checks))
+        attempt = work.attempt(alone)
+    stripped = work.rebuilt(attempt)
+    checks = _held((*found, *work.witness(attempt).rounded(stripped)))
+    return Stripped(stripped, work.report(attempt, alone, checks))
+
+
+@dataclass(frozen=True)
+class _Options:
+    """As in `strip`."""
+
+    sizes: Sequence[Size] | None
+    ranges: tuple[Range | None, ...]
+    max_size: Size | None
+    observed: Observed | None
+    threshold: Threshold
+
+    def check(self, examples: Sequence[Tensor]) -> None:
+        shapes = [tuple(example.shape) for example in examples]
+        check_ranges(self.ranges, shapes)
+        if self.max_size is None:
+            return
+        if len(self.max_size) != len(spatial(shapes)) or min(self.max_size) < 1:
+            raise UsageError(f"a largest size of {_named(self.max_size)} does not fit inputs of {', '.join(map(_named, shapes))}")
+        for size in self.sizes or ():
+            if not fits(tuple(size), self.max_size):
+                raise UsageError(f"{_named(size)} is compared, but the largest size is {_named(self.max_size)}")
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """`removal`, and what it rests on: `facts`; for each unit, `labels`. `tensors`: the module's, some with constants merged.
+    `overrides`: what was observed, and goes."""
+
+    removal: Removal
+    facts: Facts
+    labels: Array
+    tensors: Mapping[str, Tensor]
+    overrides: Mapping[str, Array]
 
 
 class _Work:
     """A traced module and what is known of it: what every attempt at removal starts from."""
 
-    def __init__(self, module: nn.Module, graph: ChannelGraph) -> None:
+    def __init__(self, module: nn.Module, examples: Sequence[Tensor], graph: ChannelGraph, options: _Options) -> None:
         self.module, self.graph = module, graph
+        self._examples, self._options = examples, options
         named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         self.tensors = {name: tensor.detach().cpu() for name, tensor in named}
-        self._facts = facts_of.find(graph, self.tensors)
+        pixels = pixels_at(module, graph, examples, options.max_size) if options.max_size else {}
+        self._known = Known(options.ranges, pixels)
+        self._facts = facts_of.find(graph, self.tensors, self._known)
+        self._witness: Witness | None = None
 
-    def decide(self, alone: Mapping[int, str] | set[int]) -> Removal:
-        return decide(self.graph, self._facts, self.tensors, alone)
+    def attempt(self, alone: Sequence[int] | Mapping[int, str]) -> _Attempt:
+        """What goes when these classes of units stay. Nothing is taken for granted of a channel that stays after all."""
+        if self._options.observed is None:
+            return self._settled(self._facts, {}, alone)
+        overrides = silent(self.graph, self._facts, self._options.observed, self._options.threshold)
+        while overrides:
+            facts = facts_of.find(self.graph, self.tensors, replace(self._known, observed=overrides))
+            found = self._settled(facts, overrides, alone)
+            going = _restricted(self.graph, overrides, found.removal.gone)
+            if _count(going) == _count(overrides):
+                return found
+            overrides = going
+        return self._settled(self._facts, {}, alone)
+
+    def _settled(self, facts: Facts, overrides: Mapping[str, Array], alone: Sequence[int] | Mapping[int, str]) -> _Attempt:
+        """Decided again until nothing more goes: merging constants into a weight can cancel what it had for another."""
+        graph, tensors = self.graph, self.tensors
+        removal, labels = decide(graph, facts, tensors, alone), grounds(graph, facts)
+        while any(removal.merges.values()) and (after := cancelled(graph, removal, tensors)) is not None:
+            known = facts_of.find(graph, after, replace(self._known, observed=overrides))
+            again = decide(graph, known, after, alone)
+            if not (again.gone >= removal.gone).all():
+                break
+            new = again.gone & ~removal.gone
+            labels = np.where(new, np.maximum(grounds(graph, known), facts.label), labels)
+            why = tuple(old or now for old, now in zip(removal.why, again.why, strict=True))
+            removal, tensors = replace(again, why=why), after
+        return _Attempt(removal, facts, labels, tensors, overrides)
+
+    def witness(self, attempt: _Attempt) -> Witness:
+        """Of the module as it is, or with the channels that were observed set to their constants."""
+        if attempt.overrides:
+            return self._made(Overridden(self.module, attempt.overrides), self._options.sizes)
+        self._witness = self._witness or self._made(self.module, self._options.sizes)
+        return self._witness
+
+    def _made(self, reference: nn.Module, sizes: Sequence[Size] | None) -> Witness:
+        return Witness(reference, self._examples, sizes, ranges=self._options.ranges, largest=self._options.max_size)
+
+    def unchanged(self, attempt: _Attempt) -> tuple[Check, ...]:
+        """When nothing goes: the copy that is handed back against the module, at one size."""
+        witness = self._made(self.module, ())
+        found = witness.compare(self.rebuilt(attempt, witness.exact))
+        if isinstance(found, Fault):
+            raise ParityError(*_RANDOM)
+        return tuple(found)
+
+    def compared(self, attempt: _Attempt) -> list[Check] | Fault:
+        witness = self.witness(attempt)
+        return witness.compare(self.rebuilt(attempt, witness.exact))
 
     def totals(self, shapes: Mapping[str, tuple[int, ...]]) -> Totals:
         """With these shapes in place of the module's own."""
@@ -157,12 +194,12 @@ class _Work:
         size += sum(prod(shape) * next(iter(parameters.values())).element_size() for shape in added.values())
         return Totals(cost.parameters, cost.macs, size)
 
-    def cut(self, removal: Removal) -> Cut:
-        return cut(self.graph, removal, self.module, self.tensors)
+    def cut(self, attempt: _Attempt) -> Cut:
+        return cut(self.graph, attempt.removal, self.module, attempt.tensors)
 
-    def rebuilt(self, removal: Removal, dtype: torch.dtype | None = None) -> nn.Module:
+    def rebuilt(self, attempt: _Attempt, dtype: torch.dtype | None = None) -> nn.Module:
         """A new module without the channels that go; float64: before any rounding; None: in the module's own precision."""
-        done = self.cut(removal)
+        done = self.cut(attempt)
         tensors = {**self.tensors, **done.tensors}
         new = rebuild(copied(self.module).eval(), done.record, {name: tensor.shape for name, tensor in tensors.items()})
         new = new.double() if dtype == torch.float64 else new
@@ -171,17 +208,63 @@ class _Work:
                 target.copy_(tensors[name])
         return new
 
+    def report(self, attempt: _Attempt, alone: Mapping[int, str], checks: tuple[Check, ...]) -> Report:
+        graph, options = self.graph, self._options
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.cut(attempt).tensors.items()}
+        ranges = [*options.ranges, *(None,) * (len(self._examples) - len(options.ranges))]
+        return Report(
+            before=self.totals({}),
+            after=self.totals(shapes),
+            spaces=spaces_of(graph, attempt.removal, self._grounds(attempt), alone),
+            not_understood=tuple(map(str, graph.not_understood)),
+            left_alone={name_of(graph, number): text for number, text in alone.items()},
+            uncounted=graph.sizes.uncounted,
+            checks=checks,
+            bounded=tuple(known is not None for known in ranges),
+            max_size=options.max_size,
+            evidence=Evidence(options.observed.count, str(options.threshold)) if options.observed else None,
+        )
 
-def _culprit(work: _Work, witness: Witness, removal: Removal, alone: Mapping[int, str]) -> int:
+    def _grounds(self, attempt: _Attempt) -> Grounds:
+        largest, constant = (np.full(len(attempt.labels), np.nan) for _ in range(2))
+        for name, values in attempt.overrides.items():
+            seen = ~np.isnan(values)
+            units = self.graph.labels[name][seen]
+            assert self._options.observed is not None
+            np.fmax.at(largest, units, self._options.observed.largest(name)[seen])
+            constant[units] = values[seen]
+        return Grounds(attempt.labels, largest, constant, self._up_to(attempt))
+
+    def _up_to(self, attempt: _Attempt) -> Array:
+        """For each unit up to how many pixels of the input norms over space make it idle; NaN: at no size, or at every size.
+
+        Without a largest size: of those that would be idle at the example's.
+        """
+        base = prod(spatial([tuple(example.shape) for example in self._examples]))
+        facts, known = self._facts, prod(self._options.max_size or ())
+        if self._options.max_size is None:
+            pixels = {s.name: prod(s.call.shape[2:]) for s in self.graph.steps if s.op in NORMS}
+            if not pixels:
+                return np.full(len(attempt.labels), np.nan)
+            facts, known = facts_of.find(self.graph, self.tensors, replace(self._known, pixels=pixels)), base
+        times = np.full(len(attempt.labels), np.nan)
+        for name, stretch in facts.stretch.items():
+            units = self.graph.labels[name]
+            there = (facts.labels(name) == Label.SIZE) & (units >= 0) & ~np.isnan(stretch)
+            np.fmin.at(times, units[there], stretch[there])
+        found = np.fmax(np.floor(times * base + 1e-6), known)
+        return np.where(grounds(self.graph, facts) == Label.SIZE, found, np.nan)
+
+
+def _culprit(work: _Work, attempt: _Attempt, alone: Mapping[int, str]) -> int:
     """The space without whose removal the spaces before it (in the network's order) do no harm: found by halving."""
-    touched = sorted(set(work.graph.space_of[removal.gone].tolist()))
+    touched = sorted(set(work.graph.space_of[attempt.removal.gone].tolist()))
 
     def harmless(count: int) -> bool:
-        attempt = work.decide({*alone, *touched[count:]})
-        return not isinstance(witness.compare(work.rebuilt(attempt, witness.exact)), Fault)
+        return not isinstance(work.compared(work.attempt([*alone, *touched[count:]])), Fault)
 
     if not harmless(0):
-        raise ParityError("the network gives different outputs for the same input", "strip needs it deterministic in eval mode")
+        raise ParityError(*_RANDOM)
     low, high = 0, len(touched)
     while high - low > 1:
         middle = (low + high) // 2
@@ -189,45 +272,45 @@ def _culprit(work: _Work, witness: Witness, removal: Removal, alone: Mapping[int
     return touched[high - 1]
 
 
-def _report(work: _Work, removal: Removal, alone: Mapping[int, str], checks: tuple[Check, ...]) -> Report:
-    graph = work.graph
-    shapes = {name: tuple(tensor.shape) for name, tensor in work.cut(removal).tensors.items()}
-    return Report(
-        before=work.totals({}),
-        after=work.totals(shapes),
-        spaces=_spaces(graph, removal, alone),
-        not_understood=tuple(map(str, graph.not_understood)),
-        left_alone={_name(graph, number): text for number, text in alone.items()},
-        uncounted=graph.sizes.uncounted,
-        checks=checks,
-    )
+def _held(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    """The same. Raises ParityError when one does not hold."""
+    worst = max(checks, key=lambda check: check.gap / check.limit)
+    if not worst.holds:
+        raise ParityError(
+            f"strip moved the output by {worst.gap:.1e} of its range at {_named(worst.size)} in {worst.dtype}"
+            f" (limit {worst.limit:.1e})"
+        )
+    return checks
 
 
-def _spaces(graph: ChannelGraph, removal: Removal, alone: Mapping[int, str]) -> tuple[SpaceReport, ...]:
-    gone, why_of = np.ones(len(graph.bundles), bool), {}
-    np.logical_and.at(gone, graph.bundles, removal.gone)
-    for unit in reversed(np.flatnonzero(removal.gone).tolist()):
-        why_of[int(graph.bundles[unit])] = removal.why[unit]
-    held = np.unique(graph.bundles[removal.held])
-    found = []
-    for space in graph.spaces:
-        why = Counter(why_of[channel] for channel in space.bundles.tolist() if gone[channel])
-        left = space.width - int(gone[space.bundles].sum())
-        stay = int(np.isin(space.bundles, held).sum())
-        reason = space.reason or alone.get(_number(graph, space))
-        counts = (why["zero"], why["constant"], why["unread"])
-        found.append(SpaceReport(space.name, space.width, left, *counts, stay, reason))
-    return tuple(found)
+def _threshold(observed: Observed | None, threshold: Threshold | float | None) -> Threshold:
+    if threshold is not None and observed is None:
+        raise UsageError("a threshold needs an observation to hold against it")
+    return threshold if isinstance(threshold, Threshold) else Threshold(threshold or 0.0)
 
 
-def _number(graph: ChannelGraph, space: ChannelSpace) -> int:
-    """Of the class of units that the space is."""
-    return int(graph.space_of[np.flatnonzero(graph.bundles == space.bundles[0])[0]])
+def _restricted(graph: ChannelGraph, overrides: Mapping[str, Array], gone: Array) -> dict[str, Array]:
+    """The overrides of channels that go. Where one other than zero stays (to carry others), none but zeros of its space go."""
+    never = np.append(gone, False)
+    spaces = np.append(graph.space_of, -1)
+    odd = {
+        int(n)
+        for name, v in overrides.items()
+        for n in spaces[graph.labels[name]][(np.nan_to_num(v) != 0) & ~never[graph.labels[name]]]
+    }
+    found = {}
+    for name, values in overrides.items():
+        units = graph.labels[name]
+        leaves = never[units] & ~((np.nan_to_num(values) != 0) & np.isin(spaces[units], list(odd)))
+        kept = np.where(leaves, values, np.nan)
+        if not np.isnan(kept).all():
+            found[name] = kept
+    return found
 
 
-def _name(graph: ChannelGraph, number: int) -> str:
-    """Of a class of units: its space, or the first tensor that it lies in."""
-    for space in graph.spaces:
-        if _number(graph, space) == number:
-            return space.name
-    return next(tensor for (tensor, _), units in graph.axes.items() if (graph.space_of[units[units >= 0]] == number).any())
+def _count(overrides: Mapping[str, Array]) -> int:
+    return sum(int((~np.isnan(values)).sum()) for values in overrides.values())
+
+
+def _named(size: Size) -> str:
+    return "x".join(map(str, size))

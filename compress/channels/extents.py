@@ -1,0 +1,68 @@
+"""How large the pictures inside a network are when the input has a given size: what bounds of norms over space depend on.
+
+The network is traced again at that size, without being run. Never here: what follows from a size (bounds.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from compress.channels import export
+from compress.channels.graph import ChannelGraph, of_program
+from compress.errors import TraceError
+
+Size = tuple[int, ...]
+NORMS = ("instance_norm", "group_norm")  # their statistics are those of one picture
+
+
+def pixels_at(module: nn.Module, graph: ChannelGraph, examples: Sequence[Tensor], size: Size) -> dict[str, int]:
+    """For each norm over space its picture's pixels, when the first input with a spatial size has `size` (others in proportion).
+
+    A picture inside must not be larger where the input is smaller; a network in which one is counts as not understood, and so do
+    norms that the trace at `size` does not have. Raises TraceError where the network cannot be traced at `size`.
+    """
+    wanted = [step for step in graph.steps if step.op in NORMS and len(step.call.shape) > 2]
+    if not wanted:
+        return {}
+    shapes = scaled([tuple(example.shape) for example in examples], size)
+    inputs = [e.new_zeros(shape) if shape != tuple(e.shape) else e for e, shape in zip(examples, shapes, strict=True)]
+    with torch.no_grad():
+        there = of_program(export.program(module, inputs, run=False), module)
+    if [(step.name, step.op, step.inputs) for step in there.steps] != [(s.name, s.op, s.inputs) for s in graph.steps]:
+        raise TraceError(
+            f"the network does other things at {'x'.join(map(str, size))} than on its example", "leave the largest size out"
+        )
+    found = {step.name: prod(step.call.shape[2:]) for step in there.steps}
+    base = spatial([tuple(example.shape) for example in examples])
+    return {s.name: found[s.name] for s in wanted if _grows(prod(s.call.shape[2:]), found[s.name], base, size)}
+
+
+def spatial(shapes: Sequence[Size]) -> Size:
+    """The spatial size of the first input that has one; () when none has."""
+    return next((shape[2:] for shape in shapes if len(shape) > 2), ())
+
+
+def scaled(shapes: Sequence[Size], size: Size) -> list[Size]:
+    """Input shapes when the first spatial one is `size`, the others in proportion."""
+    base = spatial(shapes)
+    return [
+        (*shape[:2], *(max(1, round(n * new / old)) for n, new, old in zip(shape[2:], size, base, strict=True)))
+        if len(shape) == len(base) + 2 and base
+        else shape
+        for shape in shapes
+    ]
+
+
+def _grows(traced: int, found: int, base: Size, size: Size) -> bool:
+    if all(a <= b for a, b in zip(base, size, strict=True)):
+        return traced <= found
+    return traced >= found or not all(a >= b for a, b in zip(base, size, strict=True))
+
+
+def fits(size: Size, largest: Size | None) -> bool:
+    """No side longer than that of the largest size."""
+    return largest is None or (len(size) == len(largest) and all(a <= b for a, b in zip(size, largest, strict=True)))
