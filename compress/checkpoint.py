@@ -222,8 +222,12 @@ def _tensors_in(value: Any, path: Path) -> dict[str, Tensor]:
         value = inner[0]
     tensors = _named_tensors(value)
     if not tensors and isinstance(value, Mapping):
-        nests = [found for found in map(_named_tensors, value.values()) if found]
-        tensors = nests[0] if len(nests) == 1 else {}
+        nests = {str(key): found for key, inner in value.items() if (found := _named_tensors(inner))}
+        if len(nests) > 1:
+            raise CheckpointError(
+                f"{path} holds several state dicts: {', '.join(nests)[:120]}", "save the one that is meant by itself"
+            )
+        tensors = next(iter(nests.values()), {})
     if not tensors:
         keys = f", only {', '.join(str(key)[:40] for key in list(value)[:5])}" if isinstance(value, Mapping) and value else ""
         raise CheckpointError(f"{path} holds no state dict{keys}", "save the network's state_dict()")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from compress.channels.export import copied, place_of
+from compress.channels.export import copied, place_of, quiet
 from compress.checkpoint import Checkpoint
 from compress.errors import CheckpointError, CompressError, NetworkError, TheirCode, TraceError, said_by
 from compress.image_format import ImageFormat
@@ -179,7 +179,7 @@ def _range(form: ImageFormat | None) -> tuple[float, float]:
 @torch.no_grad()
 def _outputs(module: nn.Module, inputs: Sequence[Input], nudge: float = 0.0) -> tuple[Output, ...]:
     """Raises TraceError for whatever the network's code raises."""
-    with TheirCode(_does_not_run):
+    with TheirCode(_does_not_run), quiet():
         made = module(*(one.tensor(number, nudge) for number, one in enumerate(inputs)))
         return tuple(Output.of(leaf) for leaf in pytree.tree_leaves(made) if isinstance(leaf, Tensor))
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from compress import checkpoint as checkpoints
 from compress import networks
+from compress.channels.export import place_of
 from compress.channels.fold import fold_, unwrapped
 from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
@@ -121,7 +122,8 @@ def call(factory: Factory, name: str, arguments: Mapping[str, Any]) -> nn.Module
     """
 
     def refused(error: BaseException) -> NetworkError | None:
-        return None if is_exhausted(error) else NetworkError(f"{name} refuses --args {dict(arguments)}: {said_by(error)}")
+        said = f"{name} refuses --args {dict(arguments)}: {said_by(error)}"
+        return None if is_exhausted(error) else NetworkError(said, place_of(error))
 
     with TheirCode(refused):
         module = factory(**arguments)
@@ -189,7 +191,8 @@ def find_factory(name: str) -> Factory:
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
-    with TheirCode(lambda error: NetworkError(f"cannot import --network {name}: {said_by(error)}")):
+    help = f"a module, not a file: {module_name.removesuffix('.py')}:{attribute}" if module_name.endswith(".py") else None
+    with TheirCode(lambda error: NetworkError(f"cannot import --network {name}: {said_by(error)}", help or place_of(error))):
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
