@@ -26,7 +26,7 @@ from compress.channels.intervals import INF, ULP, Interval, Swing, finite, fitte
 from compress.channels.labels import Array
 from compress.channels.pointwise import RANGE, pointwise
 from compress.channels.ranges import Range
-from compress.channels.steps import Channelwise, Linear, Move, Step, tensor_any, tensor_sum
+from compress.channels.steps import Channelwise, Linear, Move, Step, any_tap, sum_of_taps
 
 # Over space only, each channel for itself: what comes out is among what went in, or a mean of it.
 CHOICES = {
@@ -125,24 +125,26 @@ class Bounds:
         along = source if source.low.shape == tuple(to) else source.onto([1] * len(shape))
         low, high = step.grouped(along.low), step.grouped(along.high)
         bias = self._double(step.bias) if step.bias else np.zeros(step.out)
-        result = np.full(step.out, -INF), np.full(step.out, INF)
-        if (np.isfinite(low) | np.isfinite(high)).any():
-            rows = self._bounded(step, low, high)
-            for end, found in zip(result, self._mixed(step, low, high, bias[rows], rows), strict=True):
-                end[rows] = found
+        rows, silent = self._bounded(step, low, high)
+        result = np.where(silent, bias, -INF), np.where(silent, bias, INF)
+        for end, found in zip(result, self._mixed(step, low, high, bias[rows], rows), strict=True):
+            end[rows] = found
         where = [step.out if a == axis else 1 for a in range(len(shape))]
         return Interval(result[0].reshape(where), result[1].reshape(where))
 
-    def _bounded(self, step: Linear, low: Array, high: Array) -> Array:
-        """Which output channels may have a bound: behind a ReLU without a largest value nearly none, and the others cost nothing."""
-        rows = np.arange(step.out)
+    def _bounded(self, step: Linear, low: Array, high: Array) -> tuple[Array, Array]:
+        """The output channels that may have a bound, nearly none behind a ReLU; and whether a channel has no weights at all."""
+        none, every = np.arange(0), np.arange(step.out)
+        if not (np.isfinite(low) | np.isfinite(high)).any():
+            return none, np.zeros(step.out, bool)
         if step.groups > 1 or (np.isfinite(low) & np.isfinite(high)).all():
-            return rows
+            return every, np.zeros(step.out, bool)
         matrix = step.matrix(self._tensors)
-        positive, negative = (tensor_any(sign)[0] for sign in (matrix > 0, matrix < 0))
+        positive, negative = any_tap(matrix > 0)[0], any_tap(matrix < 0)[0]
         upward = (positive & np.isinf(high)) | (negative & np.isinf(low))
         downward = (positive & np.isinf(low)) | (negative & np.isinf(high))
-        return rows[~(upward.any(1) & downward.any(1))]
+        silent = ~(positive | negative).any(1)
+        return every[~(upward.any(1) & downward.any(1)) & ~silent], silent
 
     def _mixed(self, step: Linear, low: Array, high: Array, bias: Array, rows: Array) -> tuple[Array, Array]:
         """Of these output channels, with their `bias`."""
@@ -160,11 +162,11 @@ class Bounds:
         return lowest, highest
 
     def _signed(self, step: Linear, taps: tuple[bool, ...], rows: Array) -> tuple[Array, Array]:
-        """(groups, rows / groups, in / groups) each: the sum of the positive weights over these taps, and of the negative ones."""
+        """(groups, rows / groups, in / groups) each: sums of the positive weights over these taps, and of the negative ones."""
         matrix = step.matrix(self._tensors)
         matrix = matrix if len(rows) == step.out else matrix[:, torch.from_numpy(rows)]
         matrix = matrix if all(taps) else matrix[..., torch.tensor(taps)]
-        return tensor_sum(matrix.clamp(min=0)), tensor_sum(matrix.clamp(max=0))
+        return sum_of_taps(matrix.clamp(min=0)), sum_of_taps(matrix.clamp(max=0))
 
     # -- norms -------------------------------------------------------------------------------------------------------------
 

@@ -160,17 +160,17 @@ class Linear(Step):
 
     def touches(self, tensors: Tensors) -> Array:
         """(groups, out / groups, in / groups): the output channel has a weight other than zero for the input channel."""
-        return (self.matrix(tensors) != 0).any(-1).numpy()
+        return any_tap(self.matrix(tensors) != 0)
 
     def spills(self, tensors: Tensors) -> Array:
         """As `touches`, over the taps that are not always inside: through these, a constant does not stay a constant."""
         if all(self.inside):
             return np.zeros((self.groups, self.out // self.groups, self.into // self.groups), bool)
-        return (self.matrix(tensors)[..., ~self._inside] != 0).any(-1).numpy()
+        return any_tap(self.matrix(tensors)[..., ~self._inside] != 0)
 
     def sums(self, tensors: Tensors) -> Array:
         """(groups, out / groups, in / groups): the sum over the taps that are always inside, in float64."""
-        return self.matrix(tensors)[..., self._inside].double().sum(-1).numpy()
+        return sum_of_taps(self.matrix(tensors)[..., self._inside])
 
     @cached_property
     def _inside(self) -> Tensor:
@@ -197,6 +197,19 @@ class Linear(Step):
         """Values of the input channels as (groups, in / groups)."""
         flat = values.ravel()
         return (flat if flat.size == self.into else np.broadcast_to(flat, self.into)).reshape(self.groups, -1)
+
+
+def any_tap(found: Tensor) -> Array:
+    """(..., taps) booleans -> (...). One tap needs no search: torch takes its time over an axis of length one."""
+    return (found[..., 0] if found.shape[-1] == 1 else found.any(-1)).numpy()
+
+
+def sum_of_taps(matrix: Tensor) -> Array:
+    """(..., taps) -> (...), in float64, without a copy of the whole in float64."""
+    if matrix.shape[-1] == 1:
+        return matrix[..., 0].double().numpy()
+    wide = matrix if matrix.dtype in (torch.float32, torch.float64) else matrix.float()
+    return np.einsum("...t->...", wide.numpy(), dtype=np.float64)
 
 
 def _reduced(mask: Array, shape: tuple[int, ...], alone: bool) -> Array:
