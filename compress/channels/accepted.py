@@ -46,7 +46,8 @@ def accepted(module: nn.Module, shapes: Sequence[Shape]) -> Accepted | None:
 
     None: there is no picture (the first shape is not (N, C, H, W)), or the code cannot run without numbers.
     """
-    if len(shapes[0]) != 4 or _result(module, shapes) is None:
+    usual = _result(module, shapes) if len(shapes[0]) == 4 else None
+    if usual is None:
         return None
     size, start = shapes[0][2:], max(shapes[0][2:])
 
@@ -58,7 +59,7 @@ def accepted(module: nn.Module, shapes: Sequence[Shape]) -> Accepted | None:
         found = square(side)
         if found is not None:
             results[side] = found
-        if len(results) > 1 and (len(found or ()) != 4 or _to_scale(results)):
+        if len(results) > 1 and (len(usual) != 4 or _to_scale(results)):
             break
     scaled = _to_scale(results)
     scale, at = (float(scaled[min(scaled)]), _apart(scaled)) if scaled else (None, None)

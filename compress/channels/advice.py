@@ -18,7 +18,7 @@ from compress.channels.walk import arguments_of, module_of, op_of
 from compress.image_format import ImageFormat
 
 BLOCK = 8  # channels that XNNPACK computes at once; GPU delegates: 4
-SPARSE = 0.1  # share of zeros from which a layer counts as masked
+SPARSE = 0.1  # share of scattered zeros from which a layer counts as masked
 LARGE = 5  # kernels of so many pixels a side, or more
 
 
@@ -53,7 +53,6 @@ def remarks(program: ExportedProgram, layers: Sequence[Layer], taken: ImageForma
 
 def _widths(case: Case) -> Remark | None:
     odd = [layer for layer in case.layers if layer.window and layer.out and layer.out % BLOCK and layer is not case.layers[-1]]
-    odd = [layer for layer in odd if layer.out != layer.groups or layer.out > BLOCK]
     if not odd:
         return None
     few = ", ".join(dict.fromkeys(str(layer.out) for layer in odd[:4])) + (" ..." if len(odd) > 4 else "")
@@ -67,7 +66,7 @@ def _widths(case: Case) -> Remark | None:
 
 
 def _sparse(case: Case) -> Remark | None:
-    masked = [layer for layer in case.layers if layer.window and (layer.zeros or 0) > SPARSE]
+    masked = [layer for layer in case.layers if layer.window and (layer.scattered or 0) > SPARSE]
     if not masked:
         return None
     pointwise = all(layer.window and set(layer.window.kernel) == {1} for layer in masked)
@@ -76,7 +75,7 @@ def _sparse(case: Case) -> Remark | None:
         if pointwise
         else "TFLite has no sparse kernel for these convolutions"
     )
-    text = f"zeros among the weights make the compressed download smaller, not the network faster: {why}; whole channels do"
+    text = f"zeros scattered among weights make the compressed download smaller, not the network faster: {why}; whole channels do"
     return Remark("sparse weights", text, _names(masked), True)
 
 

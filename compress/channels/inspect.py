@@ -80,7 +80,7 @@ class Space:
         if self.seen is not None:
             found["seen"] = {
                 "inputs": self.seen.count,
-                "largest": [float(value) for value in self.seen.largest],
+                "largest": [float(value) if np.isfinite(value) else None for value in self.seen.largest],
                 "zero": np.flatnonzero(self.seen.dead).tolist(),
                 "constant": np.flatnonzero(self.seen.still & ~self.seen.dead).tolist(),
             }

@@ -34,9 +34,9 @@ class Layer:
     """`name`: of the module (or the line) that makes the call; `kind`: the operator. `into`, `out`: widths; None: it has none.
 
     `parameters`: those that no layer before it has; `again`: it uses weights of one before it. `macs`: None: not counted.
-    `share`: of the network's MACs. `size`: of its output over space. `zeros`: share of its weight's numbers that are zero, None
-    without weight. `pads`: how the picture is padded for it (zeros, reflect, replicate ...), or None. `field`: what its output
-    sees of the first input.
+    `share`: of the network's MACs. `size`: of its output over space. `zeros`: share of its weight's numbers that are zero;
+    `scattered`: the same among the channels that are not zero as a whole; None without weight. `pads`: how the picture is padded
+    for it (zeros, reflect, replicate ...), or None. `field`: what its output sees of the first input.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Layer:
     share: float
     size: tuple[int, ...]
     zeros: float | None
+    scattered: float | None
     pads: str | None
     field: Field | None
 
@@ -108,9 +109,17 @@ def _layer(
         share=(macs or 0) / total if total else 0.0,
         size=tuple(int(n) for n in shape[2:]),
         zeros=float((weight == 0).float().mean()) if weight is not None else None,
+        scattered=_scattered(linear, parameters) if linear and weight is not None else None,
         pads=_pads(node) if linear else None,
         field=field,
     )
+
+
+def _scattered(step: Linear, parameters: Mapping[str, Tensor]) -> float:
+    used = step.matrix(parameters) != 0  # (groups, out, in, taps)
+    alive = used.any(dim=(2, 3))[:, :, None] & used.any(dim=(1, 3))[:, None]
+    total = int(alive.sum()) * used.shape[3]
+    return 1 - int(used.sum()) / total if total else 0.0
 
 
 def _macs(step: object, parameters: Mapping[str, Tensor]) -> int | None:

@@ -77,9 +77,11 @@ def _panel(axes: Axes, name: str, found: Array, first: bool) -> None:
 
     photos, width = found.shape
     dead = (found == 0).all(0)
+    found = np.nan_to_num(found, nan=np.inf)
+    found = np.where(np.isinf(found), np.max(found, initial=0, where=np.isfinite(found)), found)
     colours = _blues()
     colours.set_bad(_NONE)
-    strength = np.sqrt(found / (np.nanmax(found) or 1))
+    strength = np.sqrt(found / (found.max() or 1))
     axes.imshow(
         np.ma.masked_where(found == 0, strength), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
         extent=(-0.5, width - 0.5, photos - 0.5, -0.5), rasterized=True,

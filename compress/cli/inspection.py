@@ -72,7 +72,8 @@ def _sizes(found: Inspection) -> str:
     text = "takes any size" if taken.step == 1 else f"takes sizes of {_multiples(taken.step, taken.offset or 0)}"
     text += f", from {taken.smallest}x{taken.smallest} on" if taken.smallest else ""
     if taken.scale is not None:
-        same = "the same size" if taken.scale == 1 else f"{taken.scale:g} times the size"
+        part = f"1/{round(1 / taken.scale)} of the size" if taken.scale < 1 else f"{taken.scale:g} times the size"
+        same = "the same size" if taken.scale == 1 else part
         text += f"; gives {same}" + (f" at multiples of {taken.scaled_at}" if (taken.scaled_at or 1) > 1 else "")
     return text
 
@@ -105,9 +106,9 @@ def _layers(talk: Talk, found: Inspection, everything: bool) -> None:
 
 
 def _layer(layer: Layer) -> list[str]:
-    kind = layer.kind.replace("conv_transpose", "transposed ").replace("conv", "conv ").replace("  ", " ")
+    kind = layer.kind
     if layer.window:
-        kind = f"{kind.split(' ')[0]} {_by(layer.window.kernel)}"
+        kind = f"{'transposed' if 'transpose' in layer.kind else 'conv'} {_by(layer.window.kernel)}"
         kind += f" /{_once(layer.window.stride)}" if max(layer.window.stride) > 1 else ""
         kind += f" d{_once(layer.window.dilation)}" if max(layer.window.dilation) > 1 else ""
     if layer.groups > 1:
@@ -165,16 +166,24 @@ def _savings(talk: Talk, found: Inspection) -> None:
     talk.show("")
     goes = sum(space.goes for space in found.spaces)
     if goes:
-        _paragraph(talk, f"`compress strip` would take {goes} channels, exactly: {_change(found.totals, found.after)}")
+        what = f"{goes} channels" if goes > 1 else "1 channel"
+        _paragraph(talk, f"`compress strip` would take {what}, exactly, and leave {_change(found.totals, found.after)}")
     else:
         talk.show("`compress strip` has nothing to take: no channel that could go is idle for every input")
     if found.seen_after and found.seen_after != found.after:
-        _paragraph(talk, f"`compress strip --observed` would leave, on these inputs: {_change(found.totals, found.seen_after)}")
+        change = _change(found.totals, found.seen_after)
+        _paragraph(talk, f"`compress strip --observed` would leave, if these photos are all there is, {change}")
 
 
 def _change(before: Totals, after: Totals) -> str:
-    numbers = f"{before.parameters:,} -> {after.parameters:,} parameters, {_amount(before.macs)} -> {_amount(after.macs)} MACs"
-    return f"{numbers}, {_amount(before.bytes)}B -> {_amount(after.bytes)}B"
+    return (
+        f"{after.parameters:,} parameters ({_percent(before.parameters, after.parameters)}),"
+        f" {_amount(after.macs)} MACs ({_percent(before.macs, after.macs)})"
+    )
+
+
+def _percent(before: int, after: int) -> str:
+    return f"{100 * (after / before - 1) if before else 0:+.1f} %"
 
 
 def _remarks(talk: Talk, remarks: Sequence[Remark]) -> None:
