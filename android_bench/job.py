@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from android_bench.record import Round
@@ -39,7 +40,8 @@ class Sampling:
 @dataclass(frozen=True)
 class Job:
     """One file on one backend. `size`: (height, width) where the file leaves it open; a file that is fixed at another is an
-    error. None: as the file says. `net`: for a NET, what the caller says of it (network, arguments, examples, image_format)."""
+    error. None: as the file says. `net`: for a NET, what the caller says of it (network, arguments, examples, image_format).
+    `place`: which one, where a device is one of several: a phone's serial. `options`: of the backend, as plain values."""
 
     path: str
     backend: str
@@ -48,6 +50,14 @@ class Job:
     seed: int = 0
     net: Mapping[str, Any] = field(default_factory=dict)
     sampling: Sampling = Sampling()
+    place: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For people: the file, and what runs it where."""
+        where = f"{self.backend} {self.place} {self.options.get('delegate', '')}".strip()
+        return f"{Path(self.path).name} on {where}"
 
     def __post_init__(self) -> None:
         if self.threads < 1:

@@ -13,6 +13,7 @@ import secrets
 import shlex
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from android_bench.adb import ASK_S, Adb, Answer, checked_serial, failure
 from compress.errors import DeviceError
 
 SLOWEST_BYTES_S = 500_000  # of a transfer, over a poor wireless link
+INSIST_S = 5.0
 _REMOTE = re.compile(r"/[A-Za-z0-9_./+-]*")
 
 
@@ -89,11 +91,23 @@ class Link:
             self.pull(remote, Path(folder) / "back", size)
             return hashlib.sha256((Path(folder) / "back").read_bytes()).hexdigest()
 
+    def insist(self, words: Sequence[str]) -> Answer:
+        """`shell`, for cleaning up: once more over a new connection when the old one is lost or frozen."""
+        try:
+            return self.shell(words, INSIST_S)
+        except DeviceError:
+            self.restore()
+            return self.shell(words, INSIST_S)
+
     def restore(self) -> None:
-        """After a timeout: drop the connection, which may be frozen, and ask for a new one. Says nothing of the success."""
-        wireless = ":" in self.serial
-        for words in (["disconnect", self.serial], ["connect", self.serial]) if wireless else (["-s", self.serial, "reconnect"],):
-            self.adb.run(words, ASK_S)
+        """Drop the connection, which may be frozen, and ask for a new one. Says nothing of the success."""
+        if re.search(r":\d+$", self.serial):
+            attempts = (["disconnect", self.serial], ["connect", self.serial])
+        else:
+            attempts = (["-s", self.serial, "reconnect"], ["-s", self.serial, "wait-for-device"])
+        for words in attempts:
+            with suppress(DeviceError):
+                self.adb.run(words, INSIST_S)
 
     def _must(self, words: Sequence[str]) -> None:
         answer = self.shell(words)

@@ -25,7 +25,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 def fresh_process(job: Job, index: int, position: int) -> Seen:
     """One round of `job` in a process of its own. Raises MeasurementError when it crashes, hangs or answers nonsense, and what
     the child itself found wrong (a damaged file, a package that is missing), each naming the file and the backend."""
-    name = f"{Path(job.path).name} on {job.backend}"
+    name = job.name
     argv = [sys.executable, "-P", "-m", "android_bench.worker", json.dumps(job.to_json())]
     answer = ask(argv, job.sampling.timeout_s, name, environment(job.threads))
     if "error" in answer:

@@ -24,7 +24,9 @@ class Round:
 
     `samples_ms`: every timed run, in order. `warmup_ms`: the runs before them. `init_ms`: loading the file until it could run.
     `cpu_per_wall`: CPU seconds a wall second while timing; near the number of threads when nothing disturbed them.
-    `position`: place in the round's random order. `peak_bytes`: peak resident memory, None where the system does not say.
+    `position`: place in the round's random order. `peak_bytes`: peak resident memory, None where it was not measured.
+    `told`: of a program that keeps its samples to itself: `runs`, `min_ms`, `max_ms`, `avg_ms`, `p95_ms` ... of them, with their
+    median as the round's one sample. `conditions`: of a phone, before and after.
     """
 
     index: int
@@ -32,11 +34,18 @@ class Round:
     samples_ms: tuple[float, ...]
     warmup_ms: tuple[float, ...]
     init_ms: float
-    cpu_per_wall: float
+    cpu_per_wall: float | None
     peak_bytes: int | None = None
+    told: Mapping[str, float] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> int:
+        """Timed runs, whether each is known or not."""
+        return int(self.told.get("runs", len(self.samples_ms)))
 
     def __post_init__(self) -> None:
-        times = (*self.samples_ms, *self.warmup_ms, self.init_ms)
+        times = (*self.samples_ms, *self.warmup_ms, self.init_ms, *self.told.values())
         if not self.samples_ms or not all(math.isfinite(t) and t >= 0 for t in times):
             raise MeasurementError(f"round {self.index} has no samples, or times that are no times")
 
@@ -117,8 +126,9 @@ def _check_plain(value: Mapping[str, Any]) -> None:
 
 
 def _round_to_json(round_: Round) -> dict[str, Any]:
-    plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name != "samples_ms"}
-    return plain | {"samples": len(round_.samples_ms), "warmup_ms": list(round_.warmup_ms)}
+    plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name not in ("samples_ms", "told", "conditions")}
+    phone = {name: dict(value) for name in ("told", "conditions") if (value := getattr(round_, name))}
+    return plain | phone | {"samples": len(round_.samples_ms), "warmup_ms": list(round_.warmup_ms)}
 
 
 def _rounds_from_json(rounds: Any, samples: Any) -> tuple[Round, ...]:

@@ -35,10 +35,11 @@ def kept_awake(link: Link, is_awake: bool | None) -> Iterator[dict[str, str]]:
 def _restore(link: Link, before: str, is_awake: bool | None) -> None:
     back = ["put", *STAY_ON, before] if before.isdigit() else ["delete", *STAY_ON]
     try:
-        link.shell(["settings", *back])
+        link.insist(["settings", *back])
         if is_awake is False:
-            link.shell(["input", "keyevent", "KEYCODE_SLEEP"])
+            link.insist(["input", "keyevent", "KEYCODE_SLEEP"])
+        return
     except DeviceError as error:
-        raise DeviceError(
-            f"{error.message}; its screen may stay on", f"adb -s {link.serial} shell settings {' '.join(back)}", error.reason
-        ) from error
+        why = error.message
+    # raised out here, its context is what went wrong before, and not this
+    raise DeviceError(f"{why}; its screen may stay on", f"adb -s {link.serial} shell settings {' '.join(back)}", "left")

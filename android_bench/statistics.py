@@ -26,7 +26,8 @@ BUSY_SHARE = 0.75  # of the threads asked for
 @dataclass(frozen=True)
 class Summary:
     """Of all samples of a record, in ms. `low_ms`, `high_ms`: the median's 95 % bootstrap interval over rounds. `mad_ms`: median
-    absolute deviation from the median (not scaled)."""
+    absolute deviation from the median (not scaled). Where a program kept its samples to itself, `p95_ms` is the median of what it
+    told of each round."""
 
     median_ms: float
     low_ms: float
@@ -102,7 +103,9 @@ def summarise(record: Record) -> Summary:
     """The statistics of one record, over the samples of all its rounds."""
     samples = record.samples_ms
     low, high = bootstrap_interval([round_.samples_ms for round_ in record.rounds])
-    return Summary(median(samples), low, high, min(samples), percentile(samples, 0.95), mad(samples))
+    fastest = min(round_.told.get("min_ms", min(round_.samples_ms)) for round_ in record.rounds)
+    told = [round_.told["p95_ms"] for round_ in record.rounds if "p95_ms" in round_.told]
+    return Summary(median(samples), low, high, fastest, median(told) if told else percentile(samples, 0.95), mad(samples))
 
 
 def paired_ratio(record: Record, baseline: Record) -> Ratio:
@@ -123,18 +126,24 @@ def paired_ratio(record: Record, baseline: Record) -> Ratio:
 def doubts(record: Record) -> tuple[str, ...]:
     """Why not to trust this record, each in a few words; empty when nothing speaks against it."""
     summary, cores = summarise(record), record.host.get("cores")
-    busy = median([round_.cpu_per_wall for round_ in record.rounds])
+    busy = [round_.cpu_per_wall for round_ in record.rounds if round_.cpu_per_wall is not None]
+    runs = sum(round_.runs for round_ in record.rounds)
     found = []
-    if len(record.rounds) < FEWEST_ROUNDS or len(record.samples_ms) < FEWEST_SAMPLES:
+    if len(record.rounds) < FEWEST_ROUNDS or runs < FEWEST_SAMPLES:
         rounds = "1 round" if len(record.rounds) == 1 else f"{len(record.rounds)} rounds"
-        found.append(f"few samples: {len(record.samples_ms)} runs in {rounds}")
+        found.append(f"few samples: {runs} runs in {rounds}")
     if summary.high_ms - summary.low_ms > WIDEST_INTERVAL * summary.median_ms:
         found.append(f"wide spread: the median is only known to be in {summary.low_ms:.2f}..{summary.high_ms:.2f} ms")
     if isinstance(cores, int) and record.threads > cores:
         found.append(f"{record.threads} threads on {cores} cores")
-    elif busy < BUSY_SHARE * record.threads:
-        found.append(f"{busy:.2f} of {record.threads} threads kept busy: the machine was loaded, or the network does not scale")
-    return tuple(found)
+    elif busy and median(busy) < BUSY_SHARE * record.threads:
+        share = f"{median(busy):.2f} of {record.threads} threads"
+        found.append(f"{share} kept busy: the machine was loaded, or the network does not scale")
+    if hot := sum(round_.conditions.get("settled") is False for round_ in record.rounds):
+        found.append(f"the phone had not cooled down before {hot} of {len(record.rounds)} rounds")
+    if slowed := sum(bool(round_.conditions.get("throttled")) for round_ in record.rounds):
+        found.append(f"the phone held its cores back in {slowed} of {len(record.rounds)} rounds")
+    return (*found, *map(str, record.host.get("doubts", ())))
 
 
 def document(record: Record) -> dict[str, Any]:

@@ -40,6 +40,7 @@ def observe(job: Job) -> dict[str, Any]:
     for name in backend.imports:
         require(name.split(".")[0], "bench")
         importlib.import_module(name)
+    assert backend.open, f"{job.backend} runs in no process of this machine"
     start = time.perf_counter()
     opened = backend.open(job)
     init_ms = 1e3 * (time.perf_counter() - start)

@@ -220,7 +220,7 @@ def _timed(contenders: Sequence[Contender], output: Path, settings: Settings, ta
     """(median ms, times faster than the first) of each, from interleaved rounds of fresh processes, as `compress bench` does."""
     threads = min(2, os.cpu_count() or 1)
     size = (settings.size, settings.size)
-    jobs = [BenchJob(str(c.path), for_file(c.path, "cpu")[0].name, threads, size, settings.seed) for c in contenders]
+    jobs = [BenchJob(str(c.path), for_file(c.path, ["cpu"])[0].name, threads, size, settings.seed) for c in contenders]
     talk.say(
         f"4/6 timing {len(jobs)} files at {size[0]}x{size[1]}, {threads} threads, {settings.rounds} rounds of fresh processes"
     )

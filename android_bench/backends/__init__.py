@@ -6,7 +6,9 @@ To add one: a file beside this one with a `BACKEND`, and its name in `_files`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,24 +31,34 @@ class Opened:
     executed: Mapping[str, Any] = field(default_factory=dict)
 
 
+Rounds = Callable[[Job, int, int], Seen]  # job, index of the round, position in it
+
+
 @dataclass(frozen=True)
 class Backend:
     """`kind`: of files it runs (`net`, `onnx`, `tflite`). `imports`: modules that are loaded before the clock starts.
     `packages`: distributions whose versions go into the record. `open`: called in the fresh process.
 
-    `round(job, index, position)`: one round; a backend that is not a process on this machine brings its own.
+    `round(job, index, position)`: one round; a backend that is not a process on this machine brings its own. `session(jobs,
+    stop)`, when rounds share something that has to be prepared and cleaned up (a phone): all `jobs` of one place; it gives the
+    rounds; when `stop` is set, what runs ends soon with an error. Sessions of different places run at the same time.
     """
 
     name: str
     device: str
     kind: str
-    open: Callable[[Job], Opened]
+    open: Callable[[Job], Opened] | None
     imports: tuple[str, ...]
     packages: tuple[str, ...]
-    round: Callable[[Job, int, int], Seen] = fresh_process
+    round: Rounds = fresh_process
+    session: Callable[[Sequence[Job], threading.Event], AbstractContextManager[Rounds]] | None = None
+
+    def opened(self, jobs: Sequence[Job], stop: threading.Event) -> AbstractContextManager[Rounds]:
+        """What measures `jobs`, for as long as they are measured."""
+        return self.session(jobs, stop) if self.session else nullcontext(self.round)
 
 
-_files = ("torch_cpu", "onnx_cpu", "tflite_cpu")
+_files = ("torch_cpu", "onnx_cpu", "tflite_cpu", "android")
 
 
 def get(name: str) -> Backend:
@@ -64,13 +76,19 @@ def kind_of(path: Path) -> str:
     return suffix[1:] if suffix in (".onnx", ".tflite") else "net"
 
 
-def for_file(path: Path, device: str) -> list[Backend]:
-    """Every backend that runs `path` on `device`. Raises UsageError when there is none."""
+def running(path: Path, device: str) -> list[Backend]:
+    """Every backend that runs `path` on `device`; none is no error. Raises UsageError for a device that nothing measures on."""
     there_are = [get(name) for name in _files]
     devices = sorted({backend.device for backend in there_are})
     if device not in devices:
         raise UsageError(f"--device {device}: this version cannot measure there", f"it measures on {', '.join(devices)}")
-    found = [backend for backend in there_are if backend.device == device and backend.kind == kind_of(path)]
+    return [backend for backend in there_are if backend.device == device and backend.kind == kind_of(path)]
+
+
+def for_file(path: Path, devices: Iterable[str]) -> list[Backend]:
+    """Every backend that runs `path` on one of `devices`. Raises UsageError when there is none."""
+    devices = dict.fromkeys(devices)
+    found = [backend for device in devices for backend in running(path, device)]
     if not found:
-        raise UsageError(f"{path.name}: nothing runs it on {device}")
+        raise UsageError(f"{path.name}: nothing runs it on {' or '.join(devices)}")
     return found

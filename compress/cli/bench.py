@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,14 @@ from compress.cli.common import PATH, SIZE, Talk, command, net_options, output_o
 
 if TYPE_CHECKING:
     from android_bench.job import Job, Seen
+    from android_bench.places import Place
     from android_bench.record import Record
     from compress.errors import CompressError
     from compress.networks.load import NetOptions
 
 MEASURED = (".safetensors", ".onnx", ".tflite")
+DELEGATE = "xnnpack|none|gpu|gpu-fp32|nnapi|FILE.so"
+PHONE_THREADS = 4
 
 
 @command(
@@ -24,12 +27,25 @@ MEASURED = (".safetensors", ".onnx", ".tflite")
     compress bench dense.safetensors build/dense.onnx build/dense_256x256_fp32.tflite
     compress bench dense.safetensors build/ --threads 2 --rounds 7 -o records.jsonl
     compress bench candy.pth --network johnson --size 480x640 --json
+    compress bench build/ --all-devices --benchmark-binary android_aarch64_benchmark_model --delegate xnnpack --delegate gpu
     """
 )
 @net_options
 @click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
-@click.option("--device", "devices", multiple=True, default=("cpu",), show_default=True, help="Where to measure; once a device.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads of each.  [default: the cores of this machine]")
+@click.option("--device", "devices", multiple=True, metavar="cpu|android[:SERIAL]", help="Where; once a device.  [default: cpu]")
+@click.option("--all-devices", is_flag=True, help="Every phone that adb sees, all at once.")
+@click.option("--benchmark-binary", type=PATH, help="The benchmark_model program that runs on phones.")
+@click.option(
+    "--delegate",
+    "delegates",
+    multiple=True,
+    default=("xnnpack",),
+    show_default=True,
+    metavar=DELEGATE,
+    help="What runs the file on a phone; once each.",
+)
+@click.option("--cores", default="all", show_default=True, metavar="all|big|MASK", help="Cores of a phone; MASK as f0.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Threads of each.  [default: the cores of this machine; phones: 4]")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh processes of each.")
 @click.option("--samples", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed runs a process, at least.")
 @click.option("--size", type=SIZE, help="Height and width, where the file leaves them open.  [default: its own, or 256]")
@@ -38,41 +54,48 @@ MEASURED = (".safetensors", ".onnx", ".tflite")
 def bench(
     talk: Talk, net: NetOptions, files: tuple[Path, ...], output: Path | None, force: bool, **settings: Any
 ) -> dict[str, Any]:
-    """Time networks (torch), .onnx (ONNX Runtime) and .tflite (XNNPACK) files side by side on this CPU.
+    """Time networks (torch), .onnx (ONNX Runtime) and .tflite (XNNPACK) files side by side on this CPU, .tflite also on phones.
 
     A folder stands for the networks and files in it. Ratios are to the first file, from paired rounds. After Ctrl-C the rounds
-    that are done are kept.
+    that are done are kept. A phone is asked first whether it is fit (compress devices), and left as it was.
     """
+    from android_bench.places import places
     from android_bench.protocol import Run
     from android_bench.statistics import document
     from compress.errors import CompressError, UsageError
     from compress.files import check_output
 
-    paths = expanded(files)
+    where = places(settings["devices"], settings["all_devices"])
+    paths = expanded(files, {place.device for place in where})
     _check_cards(paths)
     if output:
         check_output(output, force=force, inputs=paths)
-    run = Run(jobs_for(paths, net, settings), settings["rounds"], settings["seed"])
+    run = Run(jobs_for(paths, where, net, settings), settings["rounds"], settings["seed"])
     try:
         run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen, len(run.jobs) == 1))
     except UsageError:
         raise
-    except (CompressError, KeyboardInterrupt):  # what was measured stays
+    except (CompressError, KeyboardInterrupt) as error:  # what was measured stays
+        for left in run.left:
+            if left is not error:
+                talk.warn(str(left))
         _finish(talk, run.measured(), output)
         raise
     _finish(talk, run.measured(), output)
     return {"records": [document(record) for record in run.records()]}
 
 
-def expanded(files: Sequence[Path]) -> list[Path]:
-    """Each file, and for each folder what in it can be measured. Raises UsageError for a folder with nothing."""
+def expanded(files: Sequence[Path], devices: Collection[str] = ("cpu",)) -> list[Path]:
+    """Each file, and for each folder what in it one of the `devices` runs. Raises UsageError for a folder with nothing."""
+    from android_bench.backends import running
     from compress.errors import UsageError
 
     found: list[Path] = []
     for path in files:
-        inside = (
-            [p for p in sorted(path.iterdir()) if p.suffix in MEASURED and ".state." not in p.name] if path.is_dir() else [path]
-        )
+        inside = [path]
+        if path.is_dir():
+            inside = [p for p in sorted(path.iterdir()) if p.suffix in MEASURED and ".state." not in p.name]
+            inside = [p for p in inside if any(running(p, device) for device in devices)]
         if not inside:
             raise UsageError(f"{path} holds nothing to measure", f"looked for {', '.join(MEASURED)}")
         found += inside
@@ -88,8 +111,9 @@ def _check_cards(paths: Sequence[Path]) -> None:
             read_artifact(path)
 
 
-def jobs_for(paths: Sequence[Path], net: NetOptions, settings: dict[str, Any]) -> list[Job]:
-    """One job for each file, device and backend that runs it there. Raises UsageError."""
+def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, settings: dict[str, Any]) -> list[Job]:
+    """One job for each file, device, backend that runs it there, and delegate of a phone. Raises UsageError, and DeviceError and
+    MissingToolError for phones."""
     from android_bench import backends
     from android_bench.host import available_cores
     from android_bench.job import Job, Sampling
@@ -101,13 +125,37 @@ def jobs_for(paths: Sequence[Path], net: NetOptions, settings: dict[str, Any]) -
         "image_format": net.image_format.name if net.image_format else None,
     }
     sampling = Sampling(samples=settings["samples"], timeout_s=settings["timeout"])
-    threads = settings["threads"] or available_cores()
-    return [
-        Job(str(path), backend.name, threads, settings["size"], settings["seed"], told, sampling)
-        for path in paths
-        for device in dict.fromkeys(settings["devices"])
-        for backend in backends.for_file(path, device)
-    ]
+    for path in paths:
+        backends.for_file(path, [place.device for place in where])
+    phone = phone_options(settings) if any(place.serial for place in where) else []
+    jobs = []
+    for place in where:
+        threads = settings["threads"] or (PHONE_THREADS if place.serial else available_cores())
+        jobs += [
+            Job(str(path), backend.name, threads, settings["size"], settings["seed"], told, sampling, place.serial, options)
+            for path in paths
+            for backend in backends.running(path, place.device)
+            for options in (phone if place.serial else [{}])
+        ]
+    return jobs
+
+
+def phone_options(settings: dict[str, Any]) -> list[dict[str, str]]:
+    """Of each delegate that was asked for. Raises UsageError, MissingToolError."""
+    import re
+
+    from android_bench.backends.android import DELEGATES
+    from android_bench.program import read_program
+    from compress.errors import UsageError
+
+    binary, cores = read_program(settings["benchmark_binary"]), settings["cores"]
+    if cores not in ("all", "big") and not re.fullmatch(r"0*[0-9a-f]{1,32}", cores):
+        raise UsageError(f"--cores {cores}: all, big, or a mask of cores in hexadecimal", "f0 is cores 4 to 7")
+    for delegate in settings["delegates"]:
+        if delegate not in DELEGATES and not (delegate.endswith(".so") and Path(delegate).is_file()):
+            raise UsageError(f"--delegate {delegate}: neither one of {', '.join(DELEGATES)} nor the file of an external delegate")
+    delegates = dict.fromkeys(settings["delegates"])
+    return [{"binary": str(binary.path), "cores": cores, "delegate": delegate} for delegate in delegates]
 
 
 def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError, is_alone: bool) -> None:
@@ -116,7 +164,7 @@ def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError, is_alo
 
     if isinstance(seen, Seen):
         samples = seen.round.samples_ms
-        talk.say(f"{progress}  {Path(job.path).name} on {job.backend}: {median(samples):.2f} ms ({len(samples)} runs)")
+        talk.say(f"{progress}  {job.name}: {median(samples):.2f} ms ({seen.round.runs} runs)")
     elif not is_alone:  # the error itself ends the command
         talk.warn(f"{seen.message}; left out of the rounds to come")
 
@@ -135,10 +183,14 @@ def _finish(talk: Talk, measured: Sequence[tuple[Job, Record]], output: Path | N
 def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     names = _names([Path(job.path) for job, _ in measured])
     records = [record for _, record in measured]
+    firsts = [
+        next(one for other, one in measured if other.place == job.place) for job, _ in measured
+    ]  # a place has its own rounds
     headers = ("file", "runs on", "MB", "median ms", "95 %", "min ms", "x first")
-    rows = [(name, *_cells(record, records[0])) for name, record in zip(names, records, strict=True)]
+    rows = [(name, *_cells(record, first)) for name, record, first in zip(names, records, firsts, strict=True)]
     inputs = " or ".join(dict.fromkeys("x".join(map(str, shape)) for record in records for shape in record.inputs))
-    talk.table(headers, rows, title=f"input {inputs}, threads {records[0].threads}, rounds {len(records[0].rounds)}")
+    threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
+    talk.table(headers, rows, title=f"input {inputs}, threads {threads}, rounds {len(records[0].rounds)}")
     _warn(talk, names, records)
 
 
@@ -147,7 +199,7 @@ def _cells(record: Record, first: Record) -> tuple[str, ...]:
 
     summary, ratio = summarise(record), paired_ratio(record, first)
     return (
-        record.backend,
+        _runs_on(record),
         f"{record.bytes / 1e6:.2f}",
         f"{summary.median_ms:.2f}",
         f"{summary.low_ms:.2f}..{summary.high_ms:.2f}",
@@ -161,9 +213,17 @@ def _warn(talk: Talk, names: Sequence[str], records: Sequence[Record]) -> None:
 
     for name, record in zip(names, records, strict=True):
         if found := doubts(record):
-            talk.warn(f"{name} on {record.backend}: {'; '.join(found)}")
+            talk.warn(f"{name} on {_runs_on(record)}: {'; '.join(found)}")
     if len({tuple(tuple(sorted(shape)) for shape in record.inputs) for record in records}) > 1:  # NCHW or NHWC: the same work
         talk.warn("the inputs differ in size: these ratios compare unlike work")
+
+
+def _runs_on(record: Record) -> str:
+    """The backend; of a phone its name, and what was asked for there."""
+    if record.device != "android":
+        return record.backend
+    precision = " fp32" if record.executed.get("fp32") else ""
+    return f"{record.host.get('name')} {record.executed.get('requested')}{precision}"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -3,6 +3,7 @@
 Delegates of a phone are played: `--use_gpu` says what the tool says, and runs on the CPU. What it is to do wrong stands in
 `$PHONE/state/faults.json`: `hang` and `die` (`before`, `mid`, `after`), `signal` or `code` of that death, `refuse` (`silent`,
 `hard`, `partial`), `garbage`, `slow_ms`, `unlinked`, `mute` (no summary), `unconsumed`.
+Its least times are in seconds that last as long as `state/second` says.
 """
 
 from __future__ import annotations
@@ -48,12 +49,11 @@ class Tool:
         pairs = [re.fullmatch(r"--(\w+)=(.*)", argument, re.DOTALL) for argument in arguments]
         given = {pair[1]: pair[2] for pair in pairs if pair}
         self.flags = {name: value for name, value in given.items() if name in KNOWN}
+        self.second = float((Path(os.environ["PHONE"]) / "state/second").read_text())
         path = Path(os.environ["PHONE"]) / "state/faults.json"
         self.faults = json.loads(path.read_text()) if path.exists() else {}
-        unconsumed = [f"--{name}={value}" for name, value in given.items() if name not in KNOWN]
-        unconsumed += [f"--{name}=1" for name in self.faults.get("unconsumed", ())]
-        if unconsumed:
-            print(f"WARN: Unconsumed cmdline flags: {' '.join(unconsumed)}", flush=True)
+        self.unconsumed = [f"--{name}={value}" for name, value in given.items() if name not in KNOWN]
+        self.unconsumed += [f"--{name}=1" for name in self.faults.get("unconsumed", ())]
 
     def is_on(self, flag: str, default: str = "false") -> bool:
         """The value of a boolean flag."""
@@ -61,10 +61,16 @@ class Tool:
 
     def main(self) -> None:
         """In the tool's own order."""
+        if "--help" in sys.argv:
+            flags = "".join(f"\t--{name}=...\tstring\toptional\n" for name in KNOWN)
+            print(f"ERROR: usage: {sys.argv[0]}\nFlags:\n{flags}", file=sys.stderr, flush=True)
+            sys.exit(1)
         if "unlinked" in self.faults:
             log(f'CANNOT LINK EXECUTABLE "{sys.argv[0]}": library "libX.so" not found: needed by main executable')
             sys.exit(1)
         say("STARTING!")
+        if self.unconsumed:
+            print(f"WARN: Unconsumed cmdline flags: {' '.join(self.unconsumed)}", flush=True)
         self.maybe("before")
         if "garbage" in self.faults:
             os.write(1, bytes(range(256)) * 2000 + b"\nInference timings in us: Init: banana, First inf")
@@ -133,7 +139,9 @@ class Tool:
             say("NNAPI accelerators available: [acme-npu,nnapi-reference]")
         for name, kind in asked:
             self.delegate(name, kind)
-        if not asked and self.taken:
+        if self.is_on("use_xnnpack"):
+            self.delegate(*XNNPACK)
+        elif not asked and self.taken:
             log("INFO: Created TensorFlow Lite XNNPACK delegate for CPU.")
             self.replacing(self.nodes, XNNPACK[1], 1)
 
@@ -180,7 +188,7 @@ class Tool:
         )
         times: list[int] = []
         start = time.perf_counter()
-        while (len(times) < runs or time.perf_counter() - start < seconds) and time.perf_counter() - start < most:
+        while (len(times) < runs or time.perf_counter() - start < seconds * self.second) and time.perf_counter() - start < most:
             begun = time.perf_counter_ns()
             self.interpreter.invoke()
             time.sleep(self.faults.get("slow_ms", 0) / 1000)
@@ -211,8 +219,9 @@ class Tool:
             "footprint of the model at runtime. Take the information at your discretion."
         )
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        peak = int(status["VmHWM"].split()[0]) / 1024
-        say(f"Memory footprint delta from the start of the tool (MB): init={peak / 2:g} overall={peak:g}")
+        kib = int(status["VmHWM"].split()[0])
+        peak = kib / 1024
+        say(f"Memory footprint delta from the start of the tool (MB): init={kib // 2 / 1024:g} overall={peak:g}")
         if self.is_on("report_peak_memory_footprint"):
             say(f"Overall peak memory footprint (MB) via periodic monitoring: {peak:g}")
 

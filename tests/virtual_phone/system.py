@@ -115,6 +115,7 @@ class System:
         (root / "proc/cpuinfo").write_text(f"processor\t: 0\nFeatures\t: {FEATURES}\n")
         (root / "proc/loadavg").write_text("0.31 0.52 0.61 2/812 10012\n")
         self.state("logcat").write_text("")
+        self.state("second").write_text("0.05")
         for name, value in SETTINGS.items():
             (root / "settings" / name).write_text(f"{value}\n")
 
