@@ -42,7 +42,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
     Raises CheckpointError when the record names a module or an attribute that there is not, or contradicts the shapes.
     """
     modules = dict(module.named_modules(remove_duplicate=False))  # a shared module is shrunk under each of its names
-    done: dict[int, Tensor] = {}  # tied tensors stay tied
+    done: dict[int, tuple[Tensor, Tensor]] = {}  # tied tensors stay tied; the old one is kept, so that no other gets its id
     for name, entry in record.items():
         target = modules.get(name)
         if target is None:
@@ -52,7 +52,7 @@ def rebuild(module: nn.Module, record: Record, shapes: Mapping[str, torch.Size])
             for local, tensor in list(kind.items()):
                 shape = shapes.get(f"{name}.{local}" if name else local)
                 if tensor is not None and shape is not None and shape != tensor.shape:
-                    kind[local] = done.setdefault(id(tensor), _resized(tensor, shape))
+                    kind[local] = done.setdefault(id(tensor), (tensor, _resized(tensor, shape)))[1]
         _check_consistent(target, name)
     note(module, record)
     return module
