@@ -116,7 +116,7 @@ class KnownAnswer:
         """Of the output that is furthest off."""
         if len(found) != len(self.outputs):
             return math.inf
-        return max(a.gap(b) for a, b in zip(self.outputs, found, strict=True))
+        return max((a.gap(b) for a, b in zip(self.outputs, found, strict=True)), default=0.0)
 
 
 def ask(module: nn.Module, spec: ModelSpec) -> dict[str, Any] | None:
@@ -130,12 +130,13 @@ def ask(module: nn.Module, spec: ModelSpec) -> dict[str, Any] | None:
         return None
     for inputs in _sizes(spec):
         try:
-            first, again = (_outputs(asked, inputs, nudge) for nudge in (0.0, 1e-6))
+            first, again, nudged = (_outputs(asked, inputs, nudge) for nudge in (0.0, 0.0, 1e-6))
         except TraceError:
             continue
         known = KnownAnswer(inputs, first, TOLERANCE)
-        known = replace(known, tolerance=max(TOLERANCE, float(f"{10 * known.gap(again):.2g}")))
-        if first and all(map(math.isfinite, (n for one in first for n in one.numbers))) and known.tolerance <= WORST:
+        known = replace(known, tolerance=max(TOLERANCE, float(f"{10 * known.gap(nudged):.2g}")))
+        is_finite = all(math.isfinite(number) for one in first for number in one.numbers)
+        if first and is_finite and known.gap(again) <= TOLERANCE / 10 and known.tolerance <= WORST:
             return asdict(known)
     return None
 
