@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from compress.channels.graph import trace
 from compress.channels.strip import Stripped, strip
-from tests.stranger_cases import STRANGERS, Stranger, kill_, zero_
+from tests.stranger_cases import STRANGERS, Stranger, kill_, made, zero_
 from tests.stranger_networks import DCGAN
 from tests.stranger_networks_2 import GhostNet
 from tests.strip_cases import randomise_
@@ -54,7 +54,7 @@ def understood(done: Stripped, case: Stranger) -> None:
 @pytest.mark.parametrize("name", STRANGERS)
 def test_half_of_the_channels_go(name: str) -> None:
     case = STRANGERS[name]
-    net = randomise_(case.build())
+    net = made(case)
     zero_(net, case, trace(net, case.inputs()))
     done = strip(net, case.inputs())
     assert widths_of(done.module) == case.widths
@@ -68,7 +68,7 @@ def test_half_of_the_channels_go(name: str) -> None:
 @pytest.mark.parametrize("name", STRANGERS)
 def test_in_float32(name: str) -> None:
     case = STRANGERS[name]
-    net = randomise_(case.build(), seed=1)
+    net = made(case, seed=1)
     graph = trace(net, case.inputs())
     zero_(net, case, graph, seed=1)
     net = net.float()
@@ -107,7 +107,7 @@ def changed(before: nn.Module, done: Stripped) -> dict[str, int]:
 @pytest.mark.parametrize("name", ["vgg16", "cyclegan", "unet", "mobilenet v2", "densenet", "rrdb", "espcn"])
 def test_filters_that_sum_to_zero_stay(name: str) -> None:
     """A Laplacian answers to edges: every filter of every layer is made one, and nothing goes."""
-    net = randomise_(STRANGERS[name].build())
+    net = made(STRANGERS[name])
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.dim() == 4 and parameter[0, 0].numel() > 1:
@@ -117,7 +117,7 @@ def test_filters_that_sum_to_zero_stay(name: str) -> None:
 
 def test_constants_fold_into_a_reflected_network() -> None:
     """Johnson: filters of zeros behind which a norm still adds something. Each goes, wherever the next convolution reflects."""
-    net = randomise_(STRANGERS["johnson"].build())
+    net = made(STRANGERS["johnson"])
     kill_(net, {"down1.conv": [2, 4], "residual.0.first.conv": [1, 5, 8], "up2.conv": [0]})  # their norms shift them still
     done = stripped("johnson", net)
     assert changed(net, done) == {"down1.conv": 4, "residual.0.first.conv": 6, "up2.conv": 5}
@@ -127,7 +127,7 @@ def test_constants_fold_into_a_reflected_network() -> None:
 
 def test_constants_share_a_carrier_where_zeros_pad() -> None:
     """VGG: of three constants before a zero-padded convolution one stays, and carries the others. Before a linear layer, none."""
-    net = randomise_(STRANGERS["vgg16"].build())
+    net = made(STRANGERS["vgg16"])
     constant_(net, {"features.12": {0: 0.5, 3: 0.25, 7: 0.125}, "features.28": {2: 0.75, 11: 1.5, 16: -1.0}})
     done = stripped("vgg16", net)
     assert changed(net, done) == {"features.12": 9 - 2, "features.28": 17 - 3}
@@ -137,7 +137,7 @@ def test_constants_share_a_carrier_where_zeros_pad() -> None:
 
 def test_a_norm_without_parameters_forgets_a_constant() -> None:
     """CycleGAN: a bias alone becomes nothing behind an InstanceNorm: zero, whatever pads the next convolution."""
-    net = randomise_(STRANGERS["cyclegan"].build())
+    net = made(STRANGERS["cyclegan"])
     constant_(net, {"model.1": {0: 0.7, 4: -2.0}, "model.10.conv_block.1": {3: 1.0}})
     assert changed(net, stripped("cyclegan", net)) == {"model.1": 4, "model.10.conv_block.1": 10}
 
@@ -147,7 +147,7 @@ def test_constants_through_depthwise_convolutions() -> None:
 
     Plus is a constant that meets zeros at the border of a depthwise filter: no constant any more, so it stays.
     """
-    net = randomise_(STRANGERS["mobilenet v2"].build())
+    net = made(STRANGERS["mobilenet v2"])
     constant_(net, {"stem.1": {1: -0.5, 6: 0.5}, "blocks.1.expand.1": {0: -1.0, 5: -0.1, 9: 0.1}})
     assert changed(net, stripped("mobilenet v2", net)) == {
         "stem.0": 6, "first.0.0": 6, "blocks.1.expand.0": 15, "blocks.1.depthwise.0": 15}  # fmt: skip
@@ -155,7 +155,7 @@ def test_constants_through_depthwise_convolutions() -> None:
 
 def test_a_constant_in_one_branch_alone_is_no_constant_of_the_sum() -> None:
     """HRNet: channel 2 of one of three branches adds a constant to two that live: it stays; all three dead, it goes."""
-    net = randomise_(STRANGERS["hrnet"].build())
+    net = made(STRANGERS["hrnet"])
     branches = {"split.0.1": {2: 0.5}, "up.01.1": {2: 0.25}, "up.02.1": {2: -0.125}}
     constant_(net, {"up.01.1": branches["up.01.1"]})
     assert changed(net, stripped("hrnet", net)) == {}
