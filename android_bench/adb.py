@@ -92,7 +92,7 @@ class Adb:
             if self.stop.is_set():
                 raise DeviceError("stopped", reason="stopped")
             if time.monotonic() > end:
-                raise DeviceError(f"no answer within {timeout_s:g} s", reason="timeout")
+                raise DeviceError(f"no answer within {timeout_s:.3g} s", _RECONNECT, "timeout")
             if sum(os.fstat(stream.fileno()).st_size for stream in said) > MOST_BYTES:
                 raise DeviceError(f"said more than {MOST_BYTES // 2**20} MiB", reason="flood")
 

@@ -19,8 +19,10 @@ from compress.errors import DeviceError
 TMP = "/data/local/tmp"
 LEAST_BATTERY = 30  # percent, of a phone that is not charging
 SPARE_BYTES = 32 * 2**20
-FREQUENCIES = "cd /sys/devices/system/cpu && for cpu in cpu[0-9]*; do echo $cpu $(cat $cpu/cpufreq/cpuinfo_max_freq); done"
-LIMITS = "cd /sys/devices/system/cpu && cat cpu[0-9]*/cpufreq/scaling_max_freq"
+FREQUENCIES = (
+    "cd /sys/devices/system/cpu && for cpu in cpu[0-9]*; do echo $cpu $(cat $cpu/cpufreq/cpuinfo_max_freq 2>/dev/null); done"
+)
+LIMITS = "cd /sys/devices/system/cpu && cat cpu[0-9]*/cpufreq/scaling_max_freq 2>/dev/null; true"
 
 
 @dataclass(frozen=True)

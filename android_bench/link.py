@@ -35,10 +35,10 @@ class Link:
     def __post_init__(self) -> None:
         checked_serial(self.serial)
 
-    def shell(self, words: Sequence[str], timeout_s: float = ASK_S) -> Answer:
+    def shell(self, words: Sequence[str], timeout_s: float | None = None) -> Answer:
         """Run `words` on the phone: exit status, stdout and stderr apart (merged on phones before Android 7)."""
         mark = f"mark-{secrets.token_hex(8)}:"
-        answer = self._adb(["shell", f"{shlex.join(words)}; echo {mark}$?"], timeout_s)
+        answer = self._adb(["shell", f"{shlex.join(words)}; echo {mark}$?"], timeout_s or ASK_S)
         out, found, code = answer.out.rpartition(mark)
         if found and code.strip().isdigit():
             return Answer(int(code), out, answer.err)
@@ -46,9 +46,9 @@ class Link:
             raise failure(answer, self.serial)
         raise DeviceError(f"{self.serial}: the connection was lost while {words[0]} ran", "plug it in again", "disconnected")
 
-    def read(self, words: Sequence[str], timeout_s: float = ASK_S) -> str:
+    def read(self, words: Sequence[str]) -> str:
         """What the command says, stripped; empty when it fails: an old phone does not have every service."""
-        answer = self.shell(words, timeout_s)
+        answer = self.shell(words)
         return answer.out.strip() if answer.code == 0 else ""
 
     def push(self, local: Path, remote: str, executable: bool = False) -> None:

@@ -26,7 +26,8 @@ class Round:
     `cpu_per_wall`: CPU seconds a wall second while timing; near the number of threads when nothing disturbed them.
     `position`: place in the round's random order. `peak_bytes`: peak resident memory, None where it was not measured.
     `told`: of a program that keeps its samples to itself: `runs`, `min_ms`, `max_ms`, `avg_ms`, `p95_ms` ... of them, with their
-    median as the round's one sample. `conditions`: of a phone, before and after.
+    median as the round's one sample. `conditions`: of a phone, before and after. `profile`: where the time goes, one entry an op
+    (`graph`, `op`, `name`, `avg_ms`, `calls`), from a run of its own.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Round:
     peak_bytes: int | None = None
     told: Mapping[str, float] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    profile: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def runs(self) -> int:
@@ -126,9 +128,13 @@ def _check_plain(value: Mapping[str, Any]) -> None:
 
 
 def _round_to_json(round_: Round) -> dict[str, Any]:
-    plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name not in ("samples_ms", "told", "conditions")}
-    phone = {name: dict(value) for name in ("told", "conditions") if (value := getattr(round_, name))}
-    return plain | phone | {"samples": len(round_.samples_ms), "warmup_ms": list(round_.warmup_ms)}
+    phone = {"told": dict(round_.told), "conditions": dict(round_.conditions), "profile": [dict(op) for op in round_.profile]}
+    plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name not in ("samples_ms", *phone)}
+    return (
+        plain
+        | {name: value for name, value in phone.items() if value}
+        | {"samples": len(round_.samples_ms), "warmup_ms": list(round_.warmup_ms)}
+    )
 
 
 def _rounds_from_json(rounds: Any, samples: Any) -> tuple[Round, ...]:
@@ -136,6 +142,7 @@ def _rounds_from_json(rounds: Any, samples: Any) -> tuple[Round, ...]:
     for entry in map(dict, rounds):
         end = start + int(entry.pop("samples"))
         entry["warmup_ms"] = tuple(float(t) for t in entry["warmup_ms"])
+        entry["profile"] = tuple(map(dict, entry.get("profile", ())))
         made.append(Round(samples_ms=tuple(samples[start:end]), **entry))
         start = end
     if start != len(samples):

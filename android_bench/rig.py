@@ -20,9 +20,10 @@ from android_bench.settings import kept_awake
 from android_bench.thermal import Thermal
 from compress.errors import DeviceError
 
-# Both know the folder as $1. The process id is that of the program: taskset and env become what they start.
-START = 'folder=$1; shift; "$@" & echo $! >"$folder/pid"; wait $!; code=$?; rm -f "$folder/pid"; exit $code'
-END = '[ -f "$1/pid" ] || exit 0; pid=$(cat "$1/pid"); grep -q "$1" "/proc/$pid/cmdline" && kill -9 "$pid"; rm -f "$1/pid"'
+# Both know the folder as $1. The shell becomes env, that taskset, that the program: one process id. It may be somebody else's by
+# the time that it is killed, unless the folder stands in its command line.
+START = 'folder=$1; shift; echo $$ >"$folder/pid"; exec "$@"'
+END = 'pid=$(cat "$1/pid" 2>/dev/null) && grep -q "$1" "/proc/$pid/cmdline" 2>/dev/null && kill -9 "$pid"; true'
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _own_folder(link: Link) -> Iterator[str]:
 
 def _remove(link: Link, folder: str) -> None:
     try:
-        link.insist(["sh", "-c", f"{END}", "sh", folder])
+        link.insist(["sh", "-c", END, "sh", folder])
         link.insist(["rm", "-rf", folder])
         return
     except DeviceError as error:

@@ -94,6 +94,18 @@ def test_the_table_has_a_row_a_delegate_and_ratios_of_one_phone(phones, model):
     assert result.stdout.count(" 1\n") == 2  # the first of each place
 
 
+def test_a_profile(phones, model):
+    phones.add()
+    result = bench(phones, model, "--profile")
+    assert result.exit_code == 0, result.output
+    assert "the 2 slowest of 2 ops" in result.stdout
+    result = bench(phones, model, "--profile", "--json")
+    first, second = json.loads(result.stdout)["records"][0]["rounds"]
+    assert [(op["op"], op["calls"]) for op in first["profile"]] == [("ADD", 1), ("DELEGATE", 1)]
+    assert all(op["avg_ms"] >= 0 for op in first["profile"])
+    assert "profile" not in second
+
+
 def test_an_external_delegate_is_brought(phones, model, tmp_path):
     phones.add()
     (tmp_path / "libAcme.so").write_bytes(b"delegate")

@@ -28,7 +28,7 @@ from android_bench.record import read_records
 from compress import checkpoint
 from compress.cli import main
 from compress.cli.bench import expanded
-from compress.errors import ArtifactError, MeasurementError, MissingToolError, UsageError
+from compress.errors import ArtifactError, DeviceError, MeasurementError, MissingToolError, UsageError
 from compress.image_format import PRESETS
 from compress.networks.load import NetOptions, fresh_network
 from compress.spec import ModelSpec
@@ -345,6 +345,38 @@ def _seen(index, position, **executed):
     from android_bench.record import Round
 
     return Seen(Round(index, position, (1.0,), (), 1.0, 1.0), ((1, 2),), executed, {}, {})
+
+
+def test_what_was_prepared_is_cleaned_up_and_named_when_it_cannot_be(tmp_path, monkeypatch):
+    """One session a place, all places at once; an error while cleaning up does not take the place of the one before."""
+    import threading
+    from contextlib import contextmanager
+
+    both = threading.Barrier(2, timeout=20)
+    log = []
+
+    @contextmanager
+    def session(jobs, stop):
+        log.append((jobs[0].place, "open", len(jobs)))
+        both.wait()
+        try:
+            if jobs[0].place == "bad":
+                raise DeviceError("it broke", reason="offline")
+            yield lambda job, index, position: _seen(index, position)
+        finally:
+            log.append((jobs[0].place, "close", len(jobs)))
+            if jobs[0].place == "bad":
+                raise DeviceError("a folder stays", "rm it", "left")
+
+    fake = backends.Backend("x", "android", "tflite", None, (), (), session=session)
+    monkeypatch.setattr(backends, "get", lambda name: fake)
+    path = str(tflite(tmp_path / "a.tflite"))
+    run = Run([Job(path, "x", place=place) for place in ("good", "bad", "good")], rounds=2)
+    with pytest.raises(DeviceError, match="it broke"):
+        run.measure()
+    assert [error.message for error in run.left] == ["a folder stays"]
+    assert [len(record.rounds) for record in run.records()] == [2, 2]
+    assert set(log) == {("good", "open", 2), ("bad", "open", 1), ("good", "close", 2), ("bad", "close", 1)}
 
 
 def test_threads_are_honoured(own):

@@ -115,3 +115,23 @@ def test_document_has_samples_and_statistics():
     assert made["samples_ms"] == [3, 4, 5, 6, 7]
     assert (made["artifact"], made["backend"], made["median_ms"]) == ("candy_256x192_fp32.tflite", "tflite_cpu", 5)
     assert made["doubts"]
+
+
+def test_rounds_of_a_program_that_keeps_its_samples():
+    """One sample a round, its median; the rest is what the program told."""
+    told = [{"runs": 40.0, "min_ms": 7.0, "p95_ms": 20.0}, {"runs": 41.0, "min_ms": 6.5, "p95_ms": 30.0}]
+    measured = [
+        Round(n, 0, (9.0 + n / 10,), (), 1.0, None, told=told[n % 2], conditions={"settled": n > 0, "throttled": n == 3})
+        for n in range(5)
+    ]
+    one = replace(record(), threads=2, rounds=tuple(measured), host={"cores": 8, "doubts": ["it is an emulator"]})
+    summary = summarise(one)
+    assert (summary.median_ms, summary.min_ms, summary.p95_ms) == (9.2, 6.5, 20.0)
+    assert sum(round_.runs for round_ in one.rounds) == 202
+    assert doubts(one) == (
+        "the phone had not cooled down before 1 of 5 rounds",
+        "the phone held its cores back in 1 of 5 rounds",
+        "it is an emulator",
+    )
+    again = type(one).from_json(one.to_json())
+    assert again.rounds == one.rounds

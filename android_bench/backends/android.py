@@ -67,7 +67,7 @@ class _Bench:
     kind: Kind
 
     def round(self, job: Job, index: int, position: int) -> Seen:
-        """Cool down, run, look again; in the first round also a run for the peak memory."""
+        """Cool down, run, look again; in the first round also a run for the peak memory, and one for the profile if asked."""
         shapes, resized = _inputs(job)
         model = self.ready.bring(Path(job.path))
         options = self._options(job, resized)
@@ -84,9 +84,13 @@ class _Bench:
         }
         if self.ready.changed:
             conditions["changed"] = self.ready.changed
-        peak = self._peak_bytes(job, model, options) if index == 0 else None
+        seen = replace(_round(result, index, position), conditions=conditions)
+        if index == 0:
+            seen = replace(seen, peak_bytes=self._peak_bytes(job, model, options))
+        if index == 0 and job.options["profile"]:
+            seen = replace(seen, profile=self._profile(job, model, options))
         return Seen(
-            round=replace(_round(result, index, position), peak_bytes=peak, conditions=conditions),
+            round=seen,
             inputs=shapes,
             executed=self._executed(result, options),
             versions={"benchmark_model": f"{self.kind.name} sha256:{self.program.sha256}"},
@@ -99,7 +103,8 @@ class _Bench:
             answer = self.ready.run(words, job.sampling.timeout_s)
         except DeviceError as error:
             if error.reason != "timeout":
-                raise DeviceError(f"{job.name}: {error.message}", error.hint, error.reason) from error
+                why = error.message.removeprefix(f"{job.place}: ")
+                raise DeviceError(f"{job.name}: {why}", error.hint, error.reason) from error
             wait = f"no answer within {job.sampling.timeout_s:g} s, stopped"
             raise MeasurementError(f"{job.name}: {wait}", "--timeout gives it longer") from error
         return parse(answer.out, answer.err, options=options, returncode=answer.code).require(job.name)
@@ -108,6 +113,18 @@ class _Bench:
         short = replace(options, peak_memory=True, runs=3, min_seconds=0.0, warmup_runs=1, warmup_seconds=0.0)
         memory = self._run(job, model, short).memory
         return memory.peak_bytes or memory.overall_bytes
+
+    def _profile(self, job: Job, model: str, options: Options) -> tuple[dict[str, Any], ...]:
+        """Every op of the graphs and of what a delegate does inside. Raises MeasurementError when the program shows none."""
+        result = self._run(job, model, replace(options, profile=True))
+        tables = [(one.graph, one.table("Run Order")) for one in result.profiles if one.phase == "runs" and one.is_whole]
+        ops = [(graph, op) for graph, table in tables if table for op in table.rows]
+        if not ops:
+            raise MeasurementError(f"{job.name}: benchmark_model printed no profile, or not all of it")
+        return tuple(
+            {"graph": graph, "op": op.node_type, "name": op.name, "avg_ms": op.avg_ms, "calls": op.times_called}
+            for graph, op in ops
+        )
 
     def _options(self, job: Job, resized: tuple[Input, ...]) -> Options:
         asked = DELEGATES.get(job.options["delegate"])

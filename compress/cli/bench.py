@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MEASURED = (".safetensors", ".onnx", ".tflite")
 DELEGATE = "xnnpack|none|gpu|gpu-fp32|nnapi|FILE.so"
 PHONE_THREADS = 4
+SLOWEST_OPS = 10
 
 
 @command(
@@ -45,6 +46,7 @@ PHONE_THREADS = 4
     help="What runs the file on a phone; once each.",
 )
 @click.option("--cores", default="all", show_default=True, metavar="all|big|MASK", help="Cores of a phone; MASK as f0.")
+@click.option("--profile", is_flag=True, help="On phones also where the time goes, op by op, in a run of its own.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of each.  [default: the cores of this machine; phones: 4]")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh processes of each.")
 @click.option("--samples", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed runs a process, at least.")
@@ -140,7 +142,7 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
     return jobs
 
 
-def phone_options(settings: dict[str, Any]) -> list[dict[str, str]]:
+def phone_options(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each delegate that was asked for. Raises UsageError, MissingToolError."""
     import re
 
@@ -154,8 +156,8 @@ def phone_options(settings: dict[str, Any]) -> list[dict[str, str]]:
     for delegate in settings["delegates"]:
         if delegate not in DELEGATES and not (delegate.endswith(".so") and Path(delegate).is_file()):
             raise UsageError(f"--delegate {delegate}: neither one of {', '.join(DELEGATES)} nor the file of an external delegate")
-    delegates = dict.fromkeys(settings["delegates"])
-    return [{"binary": str(binary.path), "cores": cores, "delegate": delegate} for delegate in delegates]
+    common = {"binary": str(binary.path), "cores": cores, "profile": settings["profile"]}
+    return [{**common, "delegate": delegate} for delegate in dict.fromkeys(settings["delegates"])]
 
 
 def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError, is_alone: bool) -> None:
@@ -191,7 +193,17 @@ def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     inputs = " or ".join(dict.fromkeys("x".join(map(str, shape)) for record in records for shape in record.inputs))
     threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
     talk.table(headers, rows, title=f"input {inputs}, threads {threads}, rounds {len(records[0].rounds)}")
+    for name, record in zip(names, records, strict=True):
+        _show_profile(talk, f"{name} on {_runs_on(record)}", record)
     _warn(talk, names, records)
+
+
+def _show_profile(talk: Talk, name: str, record: Record) -> None:
+    """The slowest ops: a network has hundreds, and the record has them all."""
+    ops = sorted((op for round_ in record.rounds for op in round_.profile), key=lambda op: -(op["avg_ms"] or 0))
+    rows = [(op["name"] or "", op["op"], op["graph"] or "", f"{op['avg_ms'] or 0:.3f}") for op in ops[:SLOWEST_OPS]]
+    if rows:
+        talk.table(("op", "kind", "inside", "ms"), rows, title=f"{name}: the {len(rows)} slowest of {len(ops)} ops")
 
 
 def _cells(record: Record, first: Record) -> tuple[str, ...]:

@@ -10,7 +10,8 @@ class Faults:
     """Of the connection. `unauthorized`: asks for a key and takes none. `silent`: never greets. `frozen`: greets, then ignores
     what is opened. `refuse`: closes every service. `cut_push_after`: bytes of a push, then it is gone. `hang_push`: takes one
     piece of a push. `full_after`: bytes of a push, then the disk is full. `wrong_hash`: a byte of what was pushed changes.
-    `cut_when_said`: gone when a command says this. `cut_at_shell`: gone when a command with this in it is started.
+    `cut_when_said`: gone when a command says this. `cut_at`, `freeze_at`, `refuse_at`: it goes, freezes or closes the stream when
+    a command with this in it is to start.
     Those of `benchmark_model` are in its own file of faults (`System.misbehave`)."""
 
     unauthorized: bool = False
@@ -22,4 +23,6 @@ class Faults:
     full_after: int | None = None
     wrong_hash: bool = False
     cut_when_said: bytes = b""
-    cut_at_shell: str = ""
+    cut_at: str = ""
+    freeze_at: str = ""
+    refuse_at: str = ""

@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -120,12 +121,16 @@ class VirtualPhone:
 
     async def _serve(self, stream: Stream, name: str) -> None:
         try:
-            if self.faults.cut_at_shell and self.faults.cut_at_shell in name:
+            if self.faults.cut_at and self.faults.cut_at in name:
                 self.vanish()
+                return
+            if self.faults.freeze_at and self.faults.freeze_at in name:
+                self.faults = replace(self.faults, frozen=True)
                 return
             v2 = re.match(r"shell,v2[^:]*:(.+)", name, re.DOTALL)
             old = re.match(r"(?:shell|exec):(.+)", name, re.DOTALL)
-            if self.faults.refuse or not (v2 or old or name == "sync:"):
+            is_refused = self.faults.refuse or (self.faults.refuse_at and self.faults.refuse_at in name)
+            if is_refused or not (v2 or old or name == "sync:"):
                 await stream.transport.send(CLSE, 0, stream.theirs)
                 return
             await stream.transport.send(OKAY, stream.ours, stream.theirs)
