@@ -66,7 +66,9 @@ def pointwise(step: Channelwise, inputs: Sequence[Interval], tensors: Mapping[st
     elif len(inputs) == 1:
         inputs = [_touching(inputs[0], knots)]
     corners = itertools.product(*(_ends(step, name, x) for name, x in zip(step.inputs, inputs, strict=True)))
-    found = [np.broadcast_to(step.evaluate(list(corner), tensors), shape) for corner in corners]
+    found = [step.evaluate(list(corner), tensors) for corner in corners]
+    shape = np.broadcast_shapes(shape, *(corner.shape for corner in found))  # a PReLU has a slope for each channel of an input
+    found = [np.broadcast_to(corner, shape) for corner in found]
     low, high = np.min(found, axis=0), np.max(found, axis=0)
     swing = inputs[0].swing if len(inputs) == 1 else None
     if step.op in EXACT:
