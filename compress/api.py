@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress import checkpoint
+from compress.channels.export import check_tensors
 from compress.channels.fold import fold_, folded, is_computed, unwrapped
 from compress.channels.strip import Stripped
 from compress.channels.strip import strip as strip_module
@@ -171,7 +172,10 @@ def strip(module: nn.Module, example: Example) -> Stripped:
 
 
 def _examples(example: Example) -> tuple[Tensor, ...]:
-    return (example,) if isinstance(example, Tensor) else tuple(example)
+    """Raises TraceError for what are no tensors."""
+    examples = (example,) if isinstance(example, Tensor) else example
+    check_tensors(examples)
+    return tuple(examples)
 
 
 def _name_of(factory: Factory) -> str:

@@ -47,15 +47,20 @@ def program(module: nn.Module, examples: Sequence[Tensor], *, run: bool = True) 
     Raises TraceError that names the line of the network's own code, where it is known.
     """
     module = copied(module).eval()
-    if odd := next((example for example in examples if not isinstance(example, Tensor)), None):
-        raise TraceError(
-            f"inputs must be tensors, got a {type(odd).__name__}", "wrap the network in one whose forward takes tensors"
-        )
+    check_tensors(examples)
     with torch.no_grad():
         with TheirCode(lambda error: _does_not_run(error, examples)):
             _ = module(*examples) if run else None
         with TheirCode(_not_traced), quiet():
             return _functional(torch.export.export(module, tuple(examples)))
+
+
+def check_tensors(examples: object) -> None:
+    """Raise TraceError for inputs that are no sequence of tensors."""
+    odd = [one for one in examples if not isinstance(one, Tensor)] if isinstance(examples, Sequence) else [examples]
+    if odd:
+        help = "wrap the network in one whose forward takes tensors"
+        raise TraceError(f"inputs must be tensors, got a {type(odd[0]).__name__}", help)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -139,7 +144,8 @@ def place_of(error: BaseException) -> str | None:
     named = [(file, int(line), linecache.getline(file, int(line))) for file, line in _NAMED.findall(str(error))]
     for found in (frames, named):
         theirs = [frame for frame in found if not frame[0].startswith((_TORCH, _OURS, "<"))]
-        own = [frame for frame in theirs if not frame[0].startswith(_PYTHON) and "-packages" not in frame[0]]
-        for file, line, code in reversed(own or theirs):
+        libraries = [frame for frame in theirs if "-packages" in frame[0]]
+        own = [frame for frame in theirs if frame not in libraries and not frame[0].startswith(_PYTHON)]
+        for file, line, code in reversed(own or libraries):
             return f"{Path(file).name}:{line}" + (f": {code.strip()}" if code.strip() else "")
     return None
