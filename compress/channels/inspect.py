@@ -155,7 +155,10 @@ def inspect(
     work = _Work(module, graph, Known(ranges_of(formats), _pixels(program)))
     total = graph.predict({})
     windows = [receptive.fields(program, number) for number in range(len(examples))]
-    rows = layers(program, graph, module, windows[0] if windows else {}, total.macs)
+    seeing = {
+        name: field for found in reversed(windows) for name, field in found.items()
+    }  # of the first input that it depends on
+    rows = layers(program, graph, module, seeing, total.macs)
     activity = Activity(graph)
     wanted = {name for names in activity.signals.values() for name in names}
     observed = observe(module, batches, responses=wanted, program=program) if batches is not None else None

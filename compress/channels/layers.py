@@ -36,7 +36,8 @@ class Layer:
     `parameters`: those that no layer before it has; `again`: it uses weights of one before it. `macs`: None: not counted.
     `share`: of the network's MACs. `size`: of its output over space. `zeros`: share of its weight's numbers that are zero;
     `scattered`: the same among the channels that are not zero as a whole; None without weight. `pads`: how the picture is padded
-    for it (zeros, reflect, replicate ...), or None. `field`: what its output sees of the first input.
+    for it (zeros, reflect, replicate ...), or None. `field`: what its output sees of the first input that
+    it depends on.
     """
 
     name: str
@@ -108,7 +109,7 @@ def _layer(
         macs=macs,
         share=(macs or 0) / total if total else 0.0,
         size=tuple(int(n) for n in shape[2:]),
-        zeros=float((weight == 0).float().mean()) if weight is not None else None,
+        zeros=1 - int(weight.count_nonzero()) / max(weight.numel(), 1) if weight is not None else None,
         scattered=_scattered(linear, parameters) if linear and weight is not None else None,
         pads=_pads(node) if linear else None,
         field=field,
@@ -117,6 +118,8 @@ def _layer(
 
 def _scattered(step: Linear, parameters: Mapping[str, Tensor]) -> float:
     used = step.matrix(parameters) != 0  # (groups, out, in, taps)
+    if bool(used.all()):
+        return 0.0
     alive = used.any(dim=(2, 3))[:, :, None] & used.any(dim=(1, 3))[:, None]
     total = int(alive.sum()) * used.shape[3]
     return 1 - int(used.sum()) / total if total else 0.0

@@ -53,8 +53,10 @@ class Talk:
         if not self.as_json:
             click.echo(text)
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
-        """The result as a table for people: stdout. The first column is left-aligned, the others right."""
+    def table(
+        self, headers: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, left: Sequence[str] = ()
+    ) -> None:
+        """The result as a table for people: stdout. The first column is left-aligned, and those in `left`; the others right."""
         if self.as_json:
             return
         from rich import box
@@ -65,7 +67,7 @@ class Talk:
             Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold"),
         )
         for index, header in enumerate(headers):
-            table.add_column(header, justify="left" if index == 0 else "right", overflow="fold")
+            table.add_column(header, justify="left" if index == 0 or header in left else "right", overflow="fold")
         for row in rows:
             table.add_row(*(str(cell) for cell in row))
         if title:

@@ -115,7 +115,7 @@ def _layer(layer: Layer) -> list[str]:
         kind += " dw" if layer.groups == layer.into else f" g{layer.groups}"
     widths = f"{layer.into}->{layer.out}" if layer.into else str(layer.out or "")
     field = layer.field
-    sees = "all" if field is None or None in field.size else _by(field.size)
+    sees = "" if field is None else "all" if None in field.size else _once(field.size)
     return [
         _middle(layer.name, 26), kind, widths, "again" if layer.again else f"{layer.parameters:,}",
         _amount(layer.macs) if layer.macs is not None else "", f"{100 * layer.share:.1f}" if layer.macs else "",
@@ -132,20 +132,25 @@ def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: 
         "channels of": [_middle(space.name, 30) for space in rows],
         "width": [str(space.width) for space in rows],
         "idle, proved": [_proved(space) for space in rows],
-        "up to this size": [str(len(space.up_to_size) or "") for space in rows],
+        f"up to {_by(found.inputs[0][2:])}": [str(len(space.up_to_size) or "") for space in rows],
     }
     if inputs:
         columns[f"dead on {inputs} photos"] = [_count(space.seen.dead if space.seen else None) for space in rows]
         columns["constant"] = [_count(space.seen.still & ~space.seen.dead if space.seen else None) for space in rows]
         columns["largest"] = [f"{space.seen.largest.max():.3g}" if space.seen else "" for space in rows]
-    columns["why they stay"] = [space.reason or "" for space in rows]
+    columns["why they stay"] = [_stays(space) for space in rows]
     filled = {name: column for name, column in columns.items() if any(column)}
     talk.show("")
-    talk.table(list(filled), list(zip(*filled.values(), strict=True)))
+    talk.table(list(filled), list(zip(*filled.values(), strict=True)), left=["why they stay"])
     if len(rows) < len(spaces):
         rest = [space for space in spaces if space not in rows]
         idle = sum(_tells(space) for space in rest)
         talk.show(f"and {len(rest)} more spaces, {idle or 'none'} of them with idle channels (--all shows them)")
+
+
+def _stays(space: Space) -> str:
+    held = space.idle - space.goes
+    return space.reason or (f"{held} carry a constant, or keep groups equal" if held > 0 else "")
 
 
 def _count(channels: Array | None) -> str:
