@@ -251,6 +251,29 @@ def test_a_line_that_cannot_be_right_is_no_number(line):
     assert seen.verdict is Verdict.FAILED
 
 
+def test_a_warm_up_that_the_summary_does_not_know_is_left_out():
+    text = log("classic_2020").replace("count=15 first=49060", "count=15 first=49059")
+    seen = bm.parse(text)
+    assert (seen.warmup, seen.main.count, seen.first_ms) == (None, 50, 49.06)
+    assert seen.missing == {"warmup": "the log has no line that agrees with its summary"}
+    assert bm.parse(log("classic_2020").replace("avg=34825.1", "avg=34825.2")).warmup is None
+
+
+def test_three_blocks_are_more_than_one_run():
+    text = log("classic_2020")
+    block = text[text.index("count=15") : text.index("Running benchmark for at least 50")]
+    seen = bm.parse(text.replace(block, block + block.replace("curr=33682", "curr=33681")))
+    assert seen.main is None
+    assert seen.missing["main"] == "the log holds more than one run"
+    assert seen.memory == Memory()
+
+
+def test_loading_time_that_two_lines_say_differently_is_left_out():
+    seen = bm.parse(log("classic_2020").replace("session in 0.855ms", "session in 0.85ms"))
+    assert seen.init_ms is None
+    assert seen.main.count == 50
+
+
 def test_other_processes_in_logcat_do_not_count():
     """Another app's delegates are no evidence; two benchmarks in one log are none at all."""
     mine = log("apk_time")

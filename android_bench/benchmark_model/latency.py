@@ -1,7 +1,8 @@
 """Latencies from the `count=` lines and the summaries, each confirmed by the other; what is not certainly right is left out.
 
 A log may be cut anywhere, and another stream may have written into the middle of a line. So a line counts only when it is whole
-and nothing else is in it, its numbers must be possible together, and a block of runs must agree with the summary at the end.
+and nothing else is in it; its numbers must be possible together; the blank line that the tool prints after a block of runs must
+be there; and the block must agree with the summary at the end.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ class _Summary:
 
     def has_average(self, block: Block, printed: float) -> bool:
         if self.kind == "litert":
-            return self._is(_ms(block.avg), printed)
-        return printed in (float(f"{block.avg:.6g}"), float(math.floor(block.avg)))
+            return abs(_ms(block.avg) - printed) <= _HALF_DIGIT_MS + 6e-6 * printed
+        return float(f"{block.avg:.6g}") == printed
 
     def has_first(self, block: Block) -> bool:
         return self.first_ms is None or self._is(_ms(block.first), self.first_ms)
@@ -136,8 +137,7 @@ class _Summary:
         return ours.count == printed.count and all(self._is(*pair) for pair in pairs)
 
     def _is(self, ours_ms: float, printed_ms: float) -> bool:
-        slack = _HALF_DIGIT_MS if self.kind == "litert" else 0.0
-        return math.isclose(ours_ms, printed_ms, rel_tol=6e-6 if slack else 0.0, abs_tol=slack)
+        return abs(ours_ms - printed_ms) <= (_HALF_DIGIT_MS if self.kind == "litert" else 0.0)
 
 
 def read_block(text: str) -> Block | None:
@@ -201,6 +201,8 @@ def _confirmed(summary: _Summary, blocks: Sequence[Block], initialized_ms: float
     warmup = blocks[0] if len(blocks) == 2 and summary.has_average(blocks[0], summary.warmup) else None
     if warmup and not summary.has_first(warmup):
         warmup = None
+    if main and len(blocks) == 1 and summary.has_average(main, summary.warmup) and summary.has_first(main):
+        main = None  # it may as well be the warm-up, with the measured runs lost
     first_ms = _ms(warmup.first) if warmup else summary.first_ms
     timings = Timings(
         warmup=warmup.latency() if warmup else None,
@@ -210,7 +212,8 @@ def _confirmed(summary: _Summary, blocks: Sequence[Block], initialized_ms: float
         kind=summary.kind,
         is_complete=True,
     )
-    if initialized_ms is not None and not math.isclose(summary.init_ms, initialized_ms, rel_tol=6e-6, abs_tol=_HALF_DIGIT_MS):
+    slack = _HALF_DIGIT_MS if summary.kind == "litert" else 0.0
+    if initialized_ms is not None and not abs(summary.init_ms - initialized_ms) <= slack + 6e-6 * initialized_ms:
         timings = replace(timings, init_ms=None)
     why = "the log has no line that agrees with its summary"
     absent = [name for name in ("warmup", "main", "init_ms", "first_ms") if getattr(timings, name) is None]
@@ -232,7 +235,9 @@ def _is_shard(line: Line) -> bool:
         return any(key in text for key in ("count=", "median=", "Inference timings"))
     if text.startswith(_OTHERS) or _NO_RUNS.fullmatch(text):
         return False
-    if read_block(text) or _CLASSIC.fullmatch(text) or _OLD.fullmatch(text):
+    if read_block(text):
+        return not (line.is_whole and line.is_sealed)
+    if _CLASSIC.fullmatch(text) or _OLD.fullmatch(text):
         return not line.is_whole
     return text.startswith("count=") or bool(_SHARD.search(text))
 

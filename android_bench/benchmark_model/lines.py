@@ -26,7 +26,8 @@ _LEVELS = {"V": "VERBOSE", "D": "VERBOSE", "I": "INFO", "W": "WARN", "E": "ERROR
 @dataclass(frozen=True)
 class Line:
     """`text`: without prefixes and outer blanks. `cells`: the same with the tabs of a table in front. `level`: INFO, WARN, ERROR,
-    FATAL, VERBOSE, or None where the line does not say. `tag`, `pid`: of logcat. `is_whole`: its end was there."""
+    FATAL, VERBOSE, or None where the line does not say. `tag`, `pid`: of logcat. `is_whole`: its end was there.
+    `is_sealed`: nothing can have been written into it, as far as one line tells: a blank one follows, or logcat brought it."""
 
     text: str
     cells: str
@@ -34,6 +35,7 @@ class Line:
     tag: str | None
     pid: int | None
     is_whole: bool
+    is_sealed: bool = False
 
 
 def lines_of(text: str) -> list[Line]:
@@ -42,14 +44,14 @@ def lines_of(text: str) -> list[Line]:
 
 
 def _all_of(text: str) -> Iterator[Line]:
-    parts = text.split("\n")  # not splitlines: names may hold its other separators
-    for number, part in enumerate(parts):
-        yield _line(part.rstrip("\r"), is_whole=number < len(parts) - 1)
+    parts = [part.rstrip("\r") for part in text.split("\n")]  # not splitlines: names may hold its other separators
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        yield _line(part, following)
 
 
-def _line(raw: str, is_whole: bool) -> Line:
+def _line(raw: str, following: str | None) -> Line:
     if len(raw) > LONGEST:
-        return Line(raw.strip(), raw, None, None, None, False)
+        return Line(raw.strip(), raw, None, None, None, is_whole=False)
     rest, level, tag, pid = raw, None, None, None
     logcat = _THREADTIME.match(rest) or _TIME.match(rest)
     if logcat:
@@ -58,4 +60,5 @@ def _line(raw: str, is_whole: bool) -> Line:
         rest, level = rest.lstrip()[own.end() :], own[1]
         if place := _PLACE.match(rest):
             rest = rest[place.end() :]
-    return Line(rest.strip(), rest, _LEVELS.get(level, level) if level else None, tag, pid, is_whole)
+    is_sealed = following == "" or logcat is not None
+    return Line(rest.strip(), rest, _LEVELS.get(level, level) if level else None, tag, pid, following is not None, is_sealed)
