@@ -122,8 +122,9 @@ def call(factory: Factory, name: str, arguments: Mapping[str, Any]) -> nn.Module
     """
 
     def refused(error: BaseException) -> NetworkError | None:
-        said = f"{name} refuses --args {dict(arguments)}: {said_by(error)}"
-        return None if is_exhausted(error) else NetworkError(said, place_of(error))
+        at = f" ({':'.join(place.split(':')[:2])})" if (place := place_of(error)) else ""
+        said = f"{name}{at} refuses --args {dict(arguments)}: {said_by(error)}"
+        return None if is_exhausted(error) else NetworkError(said)
 
     with TheirCode(refused):
         module = factory(**arguments)
@@ -192,7 +193,7 @@ def find_factory(name: str) -> Factory:
     if "" not in sys.path:
         sys.path.insert(0, "")
     help = f"a module, not a file: {module_name.removesuffix('.py')}:{attribute}" if module_name.endswith(".py") else None
-    with TheirCode(lambda error: NetworkError(f"cannot import --network {name}: {said_by(error)}", help or place_of(error))):
+    with TheirCode(lambda error: NetworkError(f"cannot import --network {name}: {said_by(error)}", help)):
         target: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             target = getattr(target, part)
