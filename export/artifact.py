@@ -86,7 +86,8 @@ class Card:
     """All that is known of one file. `size`: (height, width) that it takes, None when free. `deflate_bytes`: zlib, level 9.
 
     `parent`: sha256 of the network file that it was made of. `signature`: name of the TFLite signature. `rewrites`: name ->
-    places, in the order they were made. `pictures`: what parity was measured on. `ran`: what executed the file.
+    places, in the order they were made. `pictures`: what parity was measured on. `ran`: what executed the file. `search`: how the
+    layers of a mixed file were chosen (mixed.Search), empty for others.
     """
 
     file: str
@@ -107,6 +108,7 @@ class Card:
     pictures: str | None = None
     ran: str | None = None
     toolchain: Mapping[str, str] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -136,7 +138,9 @@ class Card:
         try:
             if value["version"] != VERSION:
                 raise ArtifactError(f"the card has format version {value['version']}, this program reads {VERSION}")
-            plain = {f.name: value[f.name] for f in fields(cls)}
+            plain = {f.name: value[f.name] for f in fields(cls) if f.name not in _LATER} | {
+                name: value.get(name, {}) for name in _LATER
+            }
             converted = {
                 "size": (int(value["size"][0]), int(value["size"][1])) if value["size"] else None,
                 "inputs": tuple(map(Port.from_json, value["inputs"])),
@@ -153,9 +157,11 @@ class Card:
             raise ArtifactError(f"not a card: {type(error).__name__} {error}") from error
 
 
+_LATER = ("search",)  # what cards did not have at first: empty in older ones
 _PLAIN: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("file", "sha256", "kind", "layout", "variant"), (str,)),
     **dict.fromkeys(("bytes", "deflate_bytes", "version"), (int,)),
+    "search": (dict,),
     **dict.fromkeys(("signature", "parent", "target", "pictures", "ran"), (str, type(None))),
 }
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ArtifactError, ConversionError, MissingToolError, ParityError
 from compress.image_format import ImageFormat
-from export import child, metadata, parity, runtime, tflite
+from export import child, metadata, mixed, parity, runtime, tflite
 from export.artifact import Parity, Port
 from export.parity import Outputs, Sample, Yardstick
 from export.samples import InputSpec
@@ -50,6 +50,8 @@ class Request:
     variants: Sequence[Variant]
     calibration: Sequence[Sample]
     seconds: float
+    percentile: float = 100.0
+    least_db: float = 30.0
 
     @property
     def names(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -70,7 +72,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Ran:
-    """A file that ran: its ports in the network's order, what executed it, and its outputs laid out as the network's."""
+    """A file that ran: its ports in the network's order, what executed it, and its outputs laid out as the network's.
+
+    `search`: how its mix of layers was found.
+    """
 
     path: Path
     engine: str
@@ -78,6 +83,7 @@ class Ran:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     results: tuple[Outputs, ...]
+    search: mixed.Search | None = None
 
 
 @dataclass(frozen=True)
@@ -120,10 +126,11 @@ def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
         except ParityError as error:
             problem = error
             continue
-        made = {
-            row.name: first if row.name == REFERENCE else _ran(request, row.name, files[row.name], yardstick)
-            for row in request.variants
-        }
+        made: dict[str, Ran | Failure] = {row.name: first for row in request.variants if row.name == REFERENCE}
+        for row in request.variants:
+            if row.name != REFERENCE:
+                run = _mixed if row.way == "mixed" else _ran
+                made[row.name] = run(request, row.name, files[row.name], yardstick)
         return Conversion(made, reference, way)
     assert problem is not None
     raise problem
@@ -141,9 +148,28 @@ def _job(request: Request, way: Way) -> tflite.Job:
         outputs=outputs,
         variants=tuple(row for row in VARIANTS.values() if row in request.variants or row.name == REFERENCE),
         calibration=[{inputs[name]: array for name, array in sample.items()} for sample in request.calibration],
+        percentile=request.percentile,
         strict=way.strict,
         seconds=request.seconds,
     )
+
+
+def _mixed(request: Request, variant: str, ranges: Path | Failure, yardstick: Yardstick) -> Ran | Failure:
+    """Choose the layers of a mixed file, then execute it like any other."""
+    if isinstance(ranges, Failure):
+        return ranges
+    try:
+        found = mixed.search(ranges.parent, _samples(request, yardstick), request.least_db, request.seconds)
+    except child.ChildError as error:
+        return Failure(error.reason, error.log)
+    ran = _ran(request, variant, ranges.parent / mixed.FILE, yardstick)
+    return ran if isinstance(ran, Failure) else replace(ran, search=found)
+
+
+def _samples(request: Request, yardstick: Yardstick) -> list[dict[str, NDArray[np.float32]]]:
+    """What stages are compared on, as a file takes it."""
+    inputs, _ = request.names
+    return [{inputs[name]: _as_file(array) for name, array in sample.items()} for sample in yardstick.samples]
 
 
 def _ran(request: Request, variant: str, made: Path | Failure, yardstick: Yardstick) -> Ran | Failure:
@@ -154,10 +180,9 @@ def _ran(request: Request, variant: str, made: Path | Failure, yardstick: Yardst
         made.write_bytes(metadata.embed_tflite(made.read_bytes(), request.essentials(variant)))
     except ArtifactError as error:
         return Failure(str(error), "")
-    inputs, outputs = request.names
-    samples = [{inputs[name]: _as_file(array) for name, array in sample.items()} for sample in yardstick.samples]
+    _, outputs = request.names
     try:
-        seen = runtime.run_apart(made, samples, request.seconds)
+        seen = runtime.run_apart(made, _samples(request, yardstick), request.seconds)
     except child.ChildError as error:
         return Failure(error.reason, error.log)
     ports_in, ports_out = ({port.name: port for port in ports} for ports in (seen.inputs, seen.outputs))

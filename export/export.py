@@ -19,6 +19,7 @@ from export import child, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.conversion import Ran, Request, convert
+from export.mixed import Search
 from export.parity import Yardstick
 from export.samples import InputSpec, Samples, gather, require_pictures
 from export.source import Built, Size, Source, graph_run
@@ -33,11 +34,16 @@ FAR_SHARE = 0.25  # the same of an output that is no picture: the largest differ
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`calibration`: a folder of photos, for int8 and for parity. `seconds`: time limit of one child process."""
+    """`calibration`: a folder of photos, for what is calibrated and for parity; `photos`: at most so many of them; `percentile`:
+    see quantise.ranges. `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process.
+    """
 
     variants: tuple[Variant, ...]
     target: str = "cpu"
     calibration: Path | None = None
+    photos: int = 16
+    percentile: float = 100.0
+    least_db: float = 30.0
     seed: int = 0
     force: bool = False
     seconds: float = 1800
@@ -52,18 +58,25 @@ class ExportConfig:
             raise UsageError(
                 f"{needy} needs photos to find the range of every activation", "--calibration DIR, 16 photos or more"
             )
+        if self.photos < 1:
+            raise UsageError(f"calibration needs a photo or more, got {self.photos}")
+        if not 50 < self.percentile <= 100:
+            raise UsageError(f"the percentile must be above 50 and at most 100, got {self.percentile}")
+        if not 0 < self.least_db < 120:
+            raise UsageError(f"the least PSNR must be between 0 and 120 dB, got {self.least_db}")
         if self.seconds <= 0:
             raise UsageError(f"the time limit must be above zero, got {self.seconds}")
 
 
 @dataclass(frozen=True)
 class Made:
-    """One variant of one size. `artifact` None: there is no file, and `problem` says why."""
+    """One variant of one size. `artifact` None: there is no file, and `problem` says why. `search`: of a mixed one."""
 
     variant: str
     size: Size
     artifact: Artifact | None
     problem: str | None = None
+    search: Search | None = None
 
     @property
     def parity(self) -> Parity | None:
@@ -119,7 +132,9 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     stages: dict[Size, tuple[Parity, ...]] = {}
     pictures: dict[Size, str] = {}
     for index, size in enumerate(source.sizes):
-        one = _Exporter(source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed))
+        one = _Exporter(
+            source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed, config.photos)
+        )
         pictures[size] = one.samples.about
         yardstick, chain = one.before_tflite()
         if shipped is None:
@@ -212,8 +227,10 @@ class _Exporter:
         own = () if row.name == REFERENCE else (yardstick.measure(f"tflite {row.name}", found.results),)
         _write(path, found.path.read_bytes())
         about = {"variant": row.name, "size": self.size, "signature": found.signature, "rewrites": places}
+        if found.search:
+            about["search"] = found.search.to_json()
         artifact = self._carded(path, (found.inputs, found.outputs), found.engine, (*chain, *own), **about)
-        return Made(row.name, self.size, artifact)
+        return Made(row.name, self.size, artifact, search=found.search)
 
     def _carded(self, path: Path, ports: tuple[tuple[Port, ...], ...], engine: str, chain: Chain, **more: Any) -> Artifact:
         kind = runtime.kind_of(path)

@@ -6,9 +6,7 @@ file's properties. Never here: the card (artifact.py), running a file.
 
 from __future__ import annotations
 
-import functools
 import json
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +18,11 @@ from google.protobuf.message import DecodeError
 
 from compress.errors import ArtifactError, UsageError
 from compress.image_format import ImageFormat
+from export import flatbuffer
 from export.artifact import Port
 
 NAME = "mobile-compress"
 VERSION = 1
-_ALIGNMENT = 16  # of weights in the file, as the schema asks for: they can be used where the file is mapped into memory
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,6 @@ class Essentials:
         return next((form for _, form in self.inputs if form), None)
 
 
-# What the schema's generated code makes of bytes that are no file of its own.
-_DAMAGED = (IndexError, ValueError, TypeError, AttributeError, OverflowError, MemoryError, struct.error)
-
-
 def said_of(ports: Sequence[Port]) -> tuple[tuple[str, ImageFormat | None], ...]:
     """Name and format of each port, for `Essentials`."""
     return tuple((port.name, port.format) for port in ports)
@@ -92,38 +86,27 @@ def embed_tflite(payload: bytes, essentials: Essentials) -> bytes:
 
     Raises ArtifactError for what is no TFLite file.
     """
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
-
-    try:
-        model = schema.ModelT.InitFromPackedBuf(payload, 0)
-    except _DAMAGED as error:
-        raise ArtifactError(f"it is no TFLite file: {type(error).__name__} {error}") from error
+    model = flatbuffer.unpack(payload)
     text = np.frombuffer(essentials.to_text().encode(), np.uint8)
     entry = next((found for found in model.metadata or [] if found.name == NAME.encode()), None)
     if entry is None:
-        entry = schema.MetadataT()
+        entry = flatbuffer.schema().MetadataT()
         entry.name, entry.buffer = NAME, len(model.buffers)
-        model.buffers.append(schema.BufferT())
+        model.buffers.append(flatbuffer.schema().BufferT())
         model.metadata = [*(model.metadata or []), entry]
     model.buffers[entry.buffer].data = text
-    model.buffers = [_aligned(buffer) for buffer in model.buffers]
-    builder = flatbuffers.Builder(len(payload) + 4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return flatbuffer.pack(model)
 
 
 def read_tflite(payload: bytes) -> Essentials | None:
     """What is inside; None when there is nothing of ours. Raises ArtifactError for a damaged file or text."""
-    from ai_edge_litert import schema_py_generated as schema
-
     try:
-        model = schema.Model.GetRootAs(payload, 0)
+        model = flatbuffer.schema().Model.GetRootAs(payload, 0)
         for index in range(model.MetadataLength()):
             entry = model.Metadata(index)
             if entry is not None and entry.Name() == NAME.encode():
                 return Essentials.from_text(model.Buffers(entry.Buffer()).DataAsNumpy().tobytes().decode())
-    except _DAMAGED as error:
+    except flatbuffer.DAMAGED as error:
         raise ArtifactError(f"it is damaged: {type(error).__name__} {error}") from error
     return None
 
@@ -142,36 +125,6 @@ def embed_onnx(graph: onnx.ModelProto, essentials: Essentials) -> onnx.ModelProt
 def read_onnx(graph: onnx.ModelProto) -> Essentials | None:
     """What is inside; None when there is nothing of ours. Raises ArtifactError for a damaged text."""
     return next((Essentials.from_text(entry.value) for entry in graph.metadata_props if entry.key == NAME), None)
-
-
-@functools.cache
-def _aligned_buffer() -> type:
-    """The schema's buffer, but that its data begin at a multiple of 16 bytes: the generated code lets them lie anywhere."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    class Aligned(schema.BufferT):  # type: ignore[misc]
-        def Pack(self, builder: Any) -> Any:  # noqa: N802  (the generated code's name)
-            data = None
-            if self.data is not None and len(self.data):
-                payload = np.ascontiguousarray(self.data, np.uint8).tobytes()
-                builder.StartVector(1, len(payload), _ALIGNMENT)
-                builder.head -= len(payload)
-                builder.Bytes[builder.Head() : builder.Head() + len(payload)] = payload
-                data = builder.EndVector()
-            schema.BufferStart(builder)
-            if data is not None:
-                schema.BufferAddData(builder, data)
-            schema.BufferAddOffset(builder, self.offset)
-            schema.BufferAddSize(builder, self.size)
-            return schema.BufferEnd(builder)
-
-    return Aligned
-
-
-def _aligned(buffer: Any) -> Any:
-    found = _aligned_buffer()()
-    found.__dict__.update(buffer.__dict__)
-    return found
 
 
 def _ports(value: Any) -> tuple[tuple[str, ImageFormat | None], ...]:

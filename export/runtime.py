@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -332,6 +332,28 @@ class Executed:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     results: tuple[tuple[Tensor, ...], ...]
+
+
+def watch(path: Path, samples: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """For each sample (name -> array) every float tensor that a float `.tflite` file computes, by its name in the file.
+
+    On TFLite's own kernels: a delegate keeps no inner tensors. To be called in a child process, for a file may crash it.
+    """
+    make, _ = _interpreter_class()
+    plain = importlib.import_module(make.__module__).OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    with _silent():
+        interpreter = make(str(path), num_threads=len(os.sched_getaffinity(0)),
+                           experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)  # fmt: skip
+        interpreter.allocate_tensors()
+    inputs = interpreter.get_signature_runner().get_input_details()
+    made = {int(tensor) for node in interpreter._get_ops_details() for tensor in node["outputs"]}
+    made |= {int(detail["index"]) for detail in interpreter.get_input_details()}
+    floats = {d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["index"] in made and d["dtype"] == np.float32}
+    for sample in samples:
+        for name, detail in inputs.items():
+            interpreter.set_tensor(detail["index"], sample[name])
+        interpreter.invoke()
+        yield {name: interpreter.get_tensor(index) for index, name in floats.items()}
 
 
 def run_apart(path: Path, samples: Sequence[dict[str, Tensor]], seconds: float) -> Executed:

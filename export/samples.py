@@ -18,7 +18,7 @@ from compress.errors import UsageError
 from compress.image_format import ImageFormat
 from export.parity import Sample
 
-MOST_COMPARED, MOST_CALIBRATED = 8, 16
+MOST_COMPARED = 8
 _PIXELS_COMPARED = 1 << 21  # fewer samples of large sizes: the time of a comparison stays bounded
 
 
@@ -44,15 +44,18 @@ class Samples:
     about: str
 
 
-def gather(inputs: Sequence[InputSpec], folder: Path | None, seed: int) -> Samples:
-    """Samples for inputs of these shapes. Raises ImageError for a folder without photos, or a photo that cannot be read."""
+def gather(inputs: Sequence[InputSpec], folder: Path | None, seed: int, most: int = 16) -> Samples:
+    """Samples for inputs of these shapes, of at most `most` photos.
+
+    Raises ImageError for a folder without photos, or a photo that cannot be read.
+    """
     pictures = [spec for spec in inputs if spec.is_picture]
     area = max((spec.shape[2] * spec.shape[3] for spec in inputs if len(spec.shape) == 4), default=1)
     count = max(2, min(MOST_COMPARED, _PIXELS_COMPARED // area))
     if folder is None or not pictures:
         about = f"{count} smooth synthetic pictures, seed {seed}" if pictures else f"{count} random samples, seed {seed}"
         return Samples(tuple(_synthetic(inputs, index, seed) for index in range(count)), (), about)
-    files = _spread(photos.list_photos(folder), MOST_CALIBRATED)
+    files = _spread(photos.list_photos(folder), most)
     decoded = [photos.decode(file) for file in files]
     found = tuple(_from_photos(inputs, decoded, index, seed) for index in range(len(decoded)))
     compared = tuple(_spread(found, count))
@@ -109,4 +112,4 @@ def _spread(items: Sequence, count: int) -> list:  # type: ignore[type-arg]
     """At most `count` of them, evenly spaced, in order."""
     if len(items) <= count:
         return list(items)
-    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]
+    return [items[round(index * (len(items) - 1) / max(1, count - 1))] for index in range(count)]

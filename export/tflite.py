@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import child
+from export import child, quantise, runtime
 from export.parity import Sample
 from export.tools import check_tools
-from export.variants import Variant
+from export.variants import REFERENCE, Variant
 
 COMMAND = child.module("export.tflite")
 SIGNATURE = "serving_default"
@@ -32,13 +32,16 @@ SIGNATURE = "serving_default"
 
 @dataclass(frozen=True)
 class Job:
-    """`inputs`, `outputs`: names for the signature, in the graph's order. `calibration`: samples for calibrated variants."""
+    """`inputs`, `outputs`: names for the signature, in the graph's order. `calibration`: samples for calibrated variants;
+    `percentile`: see quantise.ranges.
+    """
 
     onnx: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     variants: tuple[Variant, ...]
     calibration: Sequence[Sample] = ()
+    percentile: float = 100.0
     strict: bool = False
     seconds: float = 1800
 
@@ -52,7 +55,8 @@ class Failure:
 
 
 def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
-    """Make every variant of `job` in `folder`; return variant -> file, or why there is none.
+    """Make every variant of `job` in `folder`; return variant -> file, or why there is none. For a mixed one, whose layers have
+    yet to be chosen (mixed.py), the file is that of the ranges.
 
     A variant that ends the child ends only itself: the child is started again for those after it. Raises MissingToolError,
     OutputError; child.ChildError when the graph itself cannot be converted.
@@ -64,7 +68,13 @@ def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
         np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
     results: dict[str, Path | Failure] = {}
     while waiting := [variant for variant in job.variants if variant.name not in results]:
-        order = {"inputs": job.inputs, "outputs": job.outputs, "strict": job.strict, "samples": len(job.calibration)}
+        order = {
+            "inputs": job.inputs,
+            "outputs": job.outputs,
+            "strict": job.strict,
+            "samples": len(job.calibration),
+            "percentile": job.percentile,
+        }
         (folder / "job.json").write_text(json.dumps({**order, "variants": [asdict(variant) for variant in waiting]}))
         (folder / "graph_is_built").unlink(missing_ok=True)
         try:
@@ -74,12 +84,16 @@ def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
             if not (folder / "graph_is_built").exists():
                 raise
             failed = Failure(error.reason, error.log)
-        made = {variant.name: path for variant in waiting if (path := folder / f"{variant.name}.tflite").exists()}
+        made = {variant.name: path for variant in waiting if (path := folder / _file_of(variant)).exists()}
         results |= made
         lost = next((variant.name for variant in waiting if variant.name not in made), None)
         if lost:
             results[lost] = failed or Failure("the converter ended well, but wrote no file", "")
     return results
+
+
+def _file_of(variant: Variant) -> str:
+    return quantise.RANGES if variant.way == "mixed" else f"{variant.name}.tflite"
 
 
 def signature_name(name: str, taken: Sequence[str]) -> str:
@@ -97,7 +111,11 @@ def _convert_here(order: dict[str, Any]) -> None:
     concrete, owner = _function(tf, model, order)
     Path("graph_is_built").touch()
     for row in order["variants"]:
-        payload = _tflite(tf, concrete, owner, row, _representative(order))
+        if row["way"] == "mixed":
+            _ranges(order)  # all that is needed of us: mixed.py goes on from there
+            continue
+        make = _quantised if row["way"] == "static" else _tflite
+        payload = make(tf, concrete, owner, row, order)
         partial = Path(f"{row['name']}.partial")
         partial.write_bytes(payload)
         partial.rename(f"{row['name']}.tflite")
@@ -149,7 +167,20 @@ def _representative(order: dict[str, Any]) -> Callable[[], Any]:
     return samples
 
 
-def _tflite(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], samples: Callable[[], Any]) -> bytes:
+def _quantised(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], order: dict[str, Any]) -> bytes:
+    """Of the float file, which the first row has made."""
+    return quantise.static(Path(f"{REFERENCE}.tflite").read_bytes(), _ranges(order))
+
+
+def _ranges(order: dict[str, Any]) -> dict[str, quantise.Range]:
+    path = Path(quantise.RANGES)
+    if not path.exists():
+        seen = runtime.watch(Path(f"{REFERENCE}.tflite"), _representative(order)())
+        path.write_text(json.dumps(quantise.ranges(seen, order["percentile"])))
+    return quantise.read_ranges(path)
+
+
+def _tflite(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], order: dict[str, Any]) -> bytes:
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
     if row["optimise"]:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -158,7 +189,7 @@ def _tflite(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], samples: Ca
     if row["operators"]:
         converter.target_spec.supported_ops = [getattr(tf.lite.OpsSet, name) for name in row["operators"]]
     if row["calibrated"]:
-        converter.representative_dataset = samples
+        converter.representative_dataset = _representative(order)
     payload: bytes = converter.convert()
     return payload
 

@@ -12,26 +12,32 @@ from compress.errors import UsageError
 
 @dataclass(frozen=True)
 class Variant:
-    """What the TensorFlow Lite converter is asked for. `operators`: OpsSet names, empty for its default.
+    """How one kind of file is made. `way`: who makes it, the converter, or of its float file `static` or `mixed` quantisation.
 
-    `optimise`: quantise weights. `weights`: the types that they may be stored as (empty: int8). `calibrated`: activations are
-    quantised too, with ranges seen on photos.
+    For the converter: `optimise`: quantise weights; `weights`: the types that they may be stored as (empty: int8); `operators`:
+    OpsSet names, empty for its default. `calibrated`: activations are quantised too, with ranges seen on photos. `usual`: made
+    when nobody says which variants.
     """
 
     name: str
+    way: str = "converter"
     optimise: bool = True
     weights: tuple[str, ...] = ()
     operators: tuple[str, ...] = ()
     calibrated: bool = False
+    usual: bool = True
 
 
+_INT16X8 = "EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8"
 VARIANTS = {
     row.name: row
     for row in (
         Variant("fp32", optimise=False),
         Variant("fp16", weights=("float16",)),
         Variant("dynamic"),
-        Variant("int8", operators=("TFLITE_BUILTINS_INT8", "TFLITE_BUILTINS"), calibrated=True),
+        Variant("int8", "static", calibrated=True),
+        Variant("mixed", "mixed", calibrated=True),
+        Variant("int16x8", operators=(_INT16X8, "TFLITE_BUILTINS"), calibrated=True, usual=False),  # exact, and 100 x slower
     )
 }
 REFERENCE = "fp32"  # the one that every other is held against; always made

@@ -35,7 +35,7 @@ from export.source import Source, from_network
 
 SIZE = (40, 36)
 ARGUMENTS = {"widths": [5, 6, 7], "hidden": 9, "blocks": 1}
-VARIANTS = "fp32,fp16,dynamic,int8"
+VARIANTS = "fp32,fp16,dynamic,int8,mixed,int16x8"
 
 
 def write_net(path: Path) -> Path:
@@ -77,6 +77,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     home = tmp_path_factory.mktemp("exported")
     net, photos = write_net(home / "tiny.safetensors"), write_photos(home / "photos")
     command = [sys.executable, "-m", "compress", "export", net, "-o", home / "out", "--calibration", photos, "--json"]
+    command += ["--variants", VARIANTS, "--min-psnr", 33]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=home)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in home.iterdir()) == ["out", "photos", "tiny.safetensors"]
@@ -113,8 +114,26 @@ def test_the_document_keeps_its_contract(exported: Exported) -> None:
 
 
 def test_the_better_variant_is_nearer(exported: Exported) -> None:
-    fp32, fp16, dynamic, _ = (row["parity"]["psnr_db"] for row in exported.document["artifacts"])
-    assert fp32 > 100 > fp16 > 60 > dynamic > 25
+    found = {row["variant"]: row["parity"]["psnr_db"] for row in exported.document["artifacts"]}
+    assert found["fp32"] > 100 > found["fp16"] > 60 > found["dynamic"] > 25
+    assert found["int8"] < found["mixed"] < found["int16x8"]
+
+
+def test_a_mixed_file_is_as_good_as_was_asked_for(exported: Exported) -> None:
+    """Pixels' layers stay in dynamic range, and the card says which others do, and what was tried."""
+    row = next(row for row in exported.document["artifacts"] if row["variant"] == "mixed")
+    search = row["search"]
+    assert search["chosen"]["db"] >= 33
+    assert search["x_dynamic"] > 0
+    tried = [point["db"] for point in search["points"]]
+    assert [point["dynamic"] for point in search["points"]] == [*range(2, 2 + len(tried) - 1), 8]
+    assert search["chosen"] == search["points"][-2]
+    assert all(db < 33 for db in tried[:-2])
+    assert len(search["order"]) == 8
+    card = read_artifact(Path(row["path"])).card
+    assert card.search == {key: value for key, value in search.items() if key != "x_dynamic"}
+    executed = runtime.load(Path(row["path"])).executed()
+    assert (executed["partitions"], executed["left"]) == (1, {})
 
 
 def test_a_card_says_what_an_app_must_know(exported: Exported) -> None:
@@ -454,6 +473,10 @@ def test_the_same_network_gives_the_same_bytes_in_another_process(exported: Expo
         tmp_path / "again",
         "--calibration",
         exported.photos,
+        "--variants",
+        VARIANTS,
+        "--min-psnr",
+        33,
     ]
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path, env=environment)

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from compress.networks.load import NetOptions
     from export.artifact import Parity
     from export.export import Made, Report
+    from export.mixed import Search
     from export.source import Source
+
+
+WORTH = 0.95  # a mixed file that takes more of dynamic's time than this is hardly worth its loss
 
 
 @command(
@@ -27,9 +31,28 @@ if TYPE_CHECKING:
 @net_options
 @click.argument("file", type=PATH, metavar="NET|FILE.onnx")
 @output_option("Folder for the .onnx, the .tflite files and their cards.")
-@click.option("--variants", metavar="LIST", help="Of fp32,fp16,dynamic,int8.  [default: all; int8 only with --calibration]")
+@click.option(
+    "--variants",
+    metavar="LIST",
+    help="Of fp32,fp16,dynamic,int8,mixed,int16x8.  [default: fp32,fp16,dynamic; int8,mixed too with --calibration]",
+)
 @click.option("--size", "sizes", type=SIZE, multiple=True, help="Height and width; once a size.  [default: the network's own]")
-@click.option("--calibration", type=PATH, help="Folder of photos: for int8, and to compare on.")
+@click.option("--calibration", type=PATH, help="Folder of photos: for int8, mixed and int16x8, and to compare on.")
+@click.option("--photos", type=int, default=16, show_default=True, help="Calibrate with so many of them, evenly spaced.")
+@click.option(
+    "--percentile",
+    type=float,
+    default=100.0,
+    show_default=True,
+    help="Calibrate with the central share of each activation: 99.99 cuts outliers off, 100 is the whole range.",
+)
+@click.option(
+    "--min-psnr",
+    type=float,
+    default=30.0,
+    show_default=True,
+    help="PSNR in dB that mixed must reach: the most sensitive layers stay in dynamic range until it does.",
+)
 @click.option("--target", type=click.Choice(["cpu", "gpu", "npu"]), default="cpu", show_default=True, help="What to rewrite for.")
 @click.option("--strip/--no-strip", default=True, help="Remove dead channels first.  [default: strip]")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=1800, show_default=True, help="Seconds for a conversion.")
@@ -53,13 +76,23 @@ def export(
     from export import variants as table
     from export.tools import check_tools
 
-    default = ",".join(name for name, row in table.VARIANTS.items() if calibration or not row.calibrated)
+    default = ",".join(name for name, row in table.VARIANTS.items() if row.usual and (calibration or not row.calibrated))
     rows = table.parse(variants if variants is not None else default)
     check_tools()
     from export.export import ExportConfig
     from export.export import export as run
 
-    config = ExportConfig(rows, options["target"], calibration, options["seed"], options["force"], options["timeout"])
+    config = ExportConfig(
+        rows,
+        options["target"],
+        calibration,
+        options["photos"],
+        options["percentile"],
+        options["min_psnr"],
+        options["seed"],
+        options["force"],
+        options["timeout"],
+    )
     check_folder(output)
     report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
     document = _document(report)
@@ -99,8 +132,17 @@ def _show(talk: Talk, report: Report) -> None:
              for one in report.made if one.artifact]  # fmt: skip
     talk.table(("file", "bytes", "deflated"), files)
     for one in report.made:
+        if one.search:
+            _show_search(talk, one.search)
         if one.is_far:
             talk.warn(f"{one.variant} at {_size(one)} runs, but is far from the network: {_numbers(one.parity)[2]}")
+
+
+def _show_search(talk: Talk, search: Search) -> None:
+    left = f"{search.chosen.dynamic} of {len(search.order)} layers in dynamic range"
+    talk.show(f"mixed: {left}, {search.chosen.db:.1f} dB from the float file, {search.x_dynamic:.2f} x the time of dynamic here")
+    if search.x_dynamic > WORTH:
+        talk.warn("mixed is hardly faster than dynamic on this machine; a phone may differ: bench both")
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -114,6 +156,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "size": list(one.size),
                 "bytes": one.artifact.card.bytes if one.artifact else None,
                 "runs": one.problem or True,
+                "search": one.search.to_json() | {"x_dynamic": one.search.x_dynamic} if one.search else None,
                 "parity": _parity(one.parity),
             }
             for one in report.made
