@@ -37,7 +37,8 @@ def load(network: str | Factory, file: str | Path, **arguments: Any) -> nn.Modul
     """The network in `file`, with its weights and with the widths it was stripped to; eval mode, float32, on the CPU.
 
     `network`: a registered name, or the factory that makes it (a class or a function). `arguments`: for the factory, where the
-    file does not say them (a foreign state dict). Raises CheckpointError, and NetworkError when the file holds another network.
+    file does not say them (a foreign state dict). Raises CheckpointError, and NetworkError when the file holds another network or
+    one that no longer computes what was saved.
 
     >>> import compress
     >>> from torch import nn
@@ -95,7 +96,8 @@ def plan(module: nn.Module, example: Example, **target: Any) -> Plan:
     """Decide what goes, and touch nothing. One of: `sparsity=0.9` (single weights); `ratio=0.5`, `macs="25%"`,
     `params=400_000`, `widths={"0": 16}` (channels; also `rank`, `multiple`, see `compress.pruning.target.Target`).
 
-    `example`: an input, or a sequence of them. Raises UsageError, PlanError, TraceError.
+    `example`: an input, or a sequence of them. Weights that are made of others (weight norm) count as what they make. Raises
+    UsageError, PlanError, TraceError.
 
     >>> import compress, torch
     >>> from torch import nn
@@ -114,6 +116,9 @@ def plan(module: nn.Module, example: Example, **target: Any) -> Plan:
 
 def apply(module: nn.Module, plan: Plan) -> None:
     """Set to zero, in place, what `plan` names: single weights, or all that writes the channels. Removes nothing (`strip` does).
+
+    Weights that are made of others (weight norm, spectral norm, masks) become plain first; an optimizer that is there already
+    goes on with them.
 
     Raises PlanError, with nothing touched, when the plan was made for another network.
 

@@ -112,7 +112,9 @@ def quiet() -> Iterator[None]:
 def _does_not_run(error: BaseException, examples: Sequence[Tensor]) -> TraceError:
     shapes, place = ", ".join(map(_shape_of, examples)), place_of(error)
     said = said_by(error)[:_LONGEST] + (f", at {place}" if place else "")
-    return TraceError(f"the network does not run on {shapes}: {said}", "--example gives its input shape")
+    whole = "Long" in said and all(example.is_floating_point() for example in examples)
+    help = "compress.strip(module, example) takes whole numbers, commands give fractions" if whole else None
+    return TraceError(f"the network does not run on {shapes}: {said}", help or "--example gives its input shape")
 
 
 def _not_traced(error: BaseException) -> TraceError:
