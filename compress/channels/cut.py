@@ -19,7 +19,7 @@ from compress.channels.decide import Removal
 from compress.channels.graph import ChannelGraph
 from compress.channels.labels import Array
 from compress.channels.rebuild import ADDED_BIAS, record_of
-from compress.channels.steps import Channelwise, Linear
+from compress.channels.steps import Channelwise, Joint, Linear
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ def cut(graph: ChannelGraph, removal: Removal, module: nn.Module, tensors: Mappi
     shrunk: dict[str, Tensor] = {}
     staying: dict[str, dict[int, Array]] = {}
     for (name, axis), units in graph.axes.items():
-        staying.setdefault(name, {})[axis] = _staying(units, removal.gone)
+        staying.setdefault(name, {})[axis] = _staying(units, removal)
     for name, keep in staying.items():
         source = changed.get(name, tensors[name].detach())
-        if name in changed or not all(k.all() for k in keep.values()):
+        if name in changed or any(not np.array_equal(kept, np.arange(len(graph.axes[name, a]))) for a, kept in keep.items()):
             shrunk[name] = _grouped(source, keep, graph.groups[name]) if graph.groups.get(name, 1) > 1 else _plain(source, keep)
     for name, (bias, units) in biases.items():
-        kept = bias[torch.from_numpy(_staying(units, removal.gone))]
+        kept = bias[torch.from_numpy(_staying(units, removal))]
         if name in tensors or bool(kept.any()):
             shrunk[name] = kept
     for name, first in _tied(module):
@@ -90,18 +90,22 @@ def _merged(step: Linear, removal: Removal, tensors: Mapping[str, Tensor]) -> Te
 
 
 def _plain(tensor: Tensor, keep: Mapping[int, Array]) -> Tensor:
-    for axis, mask in keep.items():
-        tensor = tensor.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(tensor.device))
+    for axis, kept in keep.items():
+        tensor = tensor.index_select(axis, torch.from_numpy(kept).to(tensor.device))
     return tensor.double()
 
 
 def _grouped(weight: Tensor, keep: Mapping[int, Array], groups: int) -> Tensor:
     """Group by group: its rows (axis 0), its columns (axis 1); a group without rows is gone."""
-    rows = keep[0].reshape(groups, -1)
-    columns = keep[1].reshape(groups, -1) if 1 in keep else np.ones((groups, weight.shape[1]), bool)
+    rows = _by_group(keep[0], weight.shape[0] // groups, groups)
+    columns = _by_group(keep[1], weight.shape[1], groups) if 1 in keep else [torch.arange(weight.shape[1])] * groups
     blocks = weight.double().unflatten(0, (groups, -1))
-    kept = [blocks[g][torch.from_numpy(rows[g])][:, torch.from_numpy(columns[g])] for g in range(groups) if rows[g].any()]
-    return torch.cat(kept)
+    return torch.cat([blocks[g][rows[g]][:, columns[g]] for g in range(groups) if len(rows[g])])
+
+
+def _by_group(positions: Array, size: int, groups: int) -> list[Tensor]:
+    """Positions counted through all groups, as those within each."""
+    return [torch.from_numpy(positions[positions // size == group] - group * size) for group in range(groups)]
 
 
 def _tied(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -112,8 +116,12 @@ def _tied(module: nn.Module) -> Iterator[tuple[str, str]]:
             yield name, first[id(tensor)]
 
 
-def _staying(units: Array, gone: Array) -> Array:
-    return ~((units >= 0) & gone[units])
+def _staying(units: Array, removal: Removal) -> Array:
+    """Which positions along an axis stay, in their new order: each place gets what `moved` puts there, then some go."""
+    wanted = np.where(units >= 0, removal.moved[units], units) if len(removal.moved) else units
+    source = np.empty(len(units), int)
+    source[np.argsort(wanted, kind="stable")] = np.argsort(units, kind="stable")  # the n-th of a channel's copies: the n-th again
+    return source[~((wanted >= 0) & removal.gone[wanted])]
 
 
 def _record(
@@ -129,18 +137,29 @@ def _record(
             entry[ADDED_BIAS] = len(tensor)
         entry.update(_attributes(modules[owner], local, tensor, _groups_left(graph, removal, name)))
     for step in graph.steps:
-        target = modules.get(step.module)
-        width = int(_staying(graph.labels[step.name].ravel(), removal.gone).sum())
-        if isinstance(step, Channelwise) and isinstance(target, _NormBase) and graph.labels[step.name].size > width:
-            record.setdefault(step.module, dict(before.get(step.module, {})))["num_features"] = width
+        target, labels = modules.get(step.module), graph.labels[step.name]
+        if not isinstance(target, _NormBase | nn.GroupNorm) or not isinstance(step, Channelwise | Joint):
+            continue
+        left = ~((labels >= 0) & removal.gone[labels])
+        if not left.all():
+            record.setdefault(step.module, dict(before.get(step.module, {}))).update(_norm_attributes(target, left))
     return record
+
+
+def _norm_attributes(norm: nn.Module, left: Array) -> dict[str, Any]:
+    """Of a norm, which may have no tensor that tells. `left`: for each of its channels whether it stays."""
+    if isinstance(norm, nn.GroupNorm):
+        groups = int(left.reshape(norm.num_groups, -1).any(1).sum())
+        return {"num_channels": int(left.sum()), "num_groups": groups}
+    return {"num_features": int(left.sum())}
 
 
 def _groups_left(graph: ChannelGraph, removal: Removal, weight: str) -> int:
     groups = graph.groups.get(weight, 1)
     if groups == 1:
         return 1
-    return int(_staying(graph.axes[weight, 0], removal.gone).reshape(groups, -1).any(1).sum())
+    rows = graph.axes[weight, 0]
+    return len(np.unique(_staying(rows, removal) // (len(rows) // groups)))
 
 
 def _attributes(module: nn.Module, local: str, tensor: Tensor, groups: int) -> dict[str, Any]:

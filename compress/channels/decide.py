@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compress.channels.facts import Facts, Label
 from compress.channels.graph import ChannelGraph
+from compress.channels.grids import Grids
 from compress.channels.labels import Array
 from compress.channels.steps import Linear
 from compress.channels.walk import Balance
@@ -36,6 +37,7 @@ class Removal:
     """`gone`: for each unit, whether it goes; `why`: zero, constant or unread. `held`: it could go, but for others: it carries a
     constant, keeps groups equal, or is the last one.
 
+    `moved`: for each unit which one comes to lie in its place, before any goes: nearly always itself (grids.py).
     `folds`: weight -> (groups, in / groups), the constants whose effect goes into its bias. `merges`: weight -> merges.
     """
 
@@ -44,6 +46,7 @@ class Removal:
     why: tuple[str, ...]
     folds: Mapping[str, Array]
     merges: Mapping[str, tuple[Merge, ...]]
+    moved: Array
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,20 @@ def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alo
     gone = _candidates(graph, facts)
     gone &= ~np.isin(graph.space_of, list(alone))
     readers = _readers(graph, facts, tensors, gone)
-    wanted = gone.copy()
+    wanted, places = gone.copy(), Grids.of(graph)
     order = _by_worth(readers, gone)
     while True:
         before = gone.copy()
         _keep_balance(graph, gone, order)
         _keep_carriers(readers, gone, _costs(graph, gone))
         _keep_one(graph, gone)
+        places.keep(gone)
         if np.array_equal(before, gone):
             break
     folds, merges = {}, {}
     for reader in readers:
         folds[reader.step.weight], merges[reader.step.weight] = _take_over(reader, gone)
-    return Removal(gone, wanted & ~gone, _reasons(graph, facts, gone), folds, merges)
+    return Removal(gone, wanted & ~gone, _reasons(graph, facts, gone), folds, merges, places.moved(gone))
 
 
 def grounds(graph: ChannelGraph, facts: Facts) -> Array:
@@ -97,8 +101,13 @@ def _candidates(graph: ChannelGraph, facts: Facts) -> Array:
     """Constant or not needed wherever it lies, and not pinned."""
     free = np.array([reason is None for reason in graph.reasons], bool)
     for step in graph.steps:
-        units = graph.labels[step.name][facts.live(step.name)]
+        live = facts.live(step.name)
+        units = graph.labels[step.name][live]
         free[units[units >= 0]] = False
+        if live.any():
+            values = [facts.values[name] for name in step.inputs]
+            for name, held in zip(step.inputs, step.holds(live, values), strict=True):
+                _stay(free, graph.labels[name][held])
     return free
 
 
@@ -214,7 +223,7 @@ def _by_worth(readers: list[Reader], gone: Array) -> Array:
 
 
 def _keep_balance(graph: ChannelGraph, gone: Array, order: Array) -> None:
-    """Blocks that must stay equal lose equally many; a group whose both sides are gone may go whole."""
+    """Blocks that must stay equal lose equally many; a group whose both sides are gone may go whole, one of a norm only so."""
     for balance in graph.balances:
         leaving, dead, count = _blocks(graph, balance, gone)
         for units, going in zip(balance.blocks[~dead], leaving[~dead], strict=True):
@@ -227,6 +236,8 @@ def _keep_balance(graph: ChannelGraph, gone: Array, order: Array) -> None:
 def _blocks(graph: ChannelGraph, balance: Balance, gone: Array) -> tuple[Array, Array, int]:
     """Which places of the blocks go; which blocks go whole; how many places each of the others may lose."""
     leaving = _leaving(balance.blocks, gone)
+    if balance.whole:
+        return leaving, leaving.all(1), 0
     dead = np.zeros(len(leaving), bool)
     if balance.partner is not None:
         dead = leaving.all(1) & _leaving(graph.balances[balance.partner].blocks, gone).all(1)

@@ -20,7 +20,7 @@ from compress.channels.cost import Cost, Layer, Sizes
 from compress.channels.labels import Array
 from compress.channels.operators import HANDLERS
 from compress.channels.spaces import Binding, ChannelSpace, assemble
-from compress.channels.steps import Linear, Opaque, Step
+from compress.channels.steps import Joint, Linear, Opaque, Step
 from compress.channels.walk import Balance, Unknown, Walk
 
 __all__ = ["Binding", "ChannelGraph", "ChannelSpace", "trace"]
@@ -32,6 +32,7 @@ class ChannelGraph:
 
     The rest is for the analysis: `steps` in order; `labels`: tensor of the graph -> its label array, in units (labels.py);
     `axes`: (tensor of the module, axis) -> unit of each position; `reasons`: for each unit why it may not go, or None;
+    `grids`: channels laid over two axes, (rows, columns): the code keeps the rows, so whole columns go (align.py);
     `bundles`: unit -> channel, as the spaces number them.
     """
 
@@ -43,6 +44,7 @@ class ChannelGraph:
     groups: Mapping[str, int]
     data: Mapping[str, str]
     balances: tuple[Balance, ...]
+    grids: tuple[Array, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     cancels: frozenset[str]
@@ -112,6 +114,7 @@ def of_program(program: ExportedProgram, module: nn.Module) -> ChannelGraph:
     units = walk.labels.settle()
     axes = {site: units(labels) for site, labels in walk.axes.items()}
     labels = {name: units(array) for name, array in walk.labels_of.items()}
+    grids = walk.settle_grids(units)
     balances = tuple(replace(balance, blocks=units(balance.blocks)) for balance in walk.balances)
     classes, spaces = assemble(walk, units)
     return ChannelGraph(
@@ -123,6 +126,7 @@ def of_program(program: ExportedProgram, module: nn.Module) -> ChannelGraph:
         groups=walk.groups,
         data=walk.data,
         balances=balances,
+        grids=grids,
         inputs=walk.inputs,
         outputs=walk.outputs,
         cancels=frozenset(walk.cancels),
@@ -141,7 +145,7 @@ def _sizes(walk: Walk, spaces: Sequence[ChannelSpace], module: nn.Module) -> Siz
             counts[space.name] = counts.get(space.name, Fraction()) + Fraction(binding.index.numel(), space.width)
     parameters = {name: tuple(tensor.shape) for name, tensor in module.named_parameters()}
     layers = tuple(Layer(s.weight, s.groups, s.positions) for s in walk.steps if isinstance(s, Linear))
-    opaque = [step for step in walk.steps if isinstance(step, Opaque)]
+    opaque = [step for step in walk.steps if isinstance(step, Opaque | Joint)]
     return Sizes(
         parameters=parameters,
         groups=walk.groups,

@@ -67,9 +67,13 @@ def assemble(walk: Walk, units: Units) -> tuple[Array, tuple[ChannelSpace, ...]]
         reasons[bundle] = reasons[bundle] or reason
     axes = {site: _bundled(units, labels) for site, labels in walk.axes.items()}
     places = [*axes.values(), *(_bundled(units, labels) for labels in walk.labels_of.values())]
-    blocks = [_bundled(units, balance.blocks) for balance in walk.balances if not balance.bundled]
+    blocks = [_bundled(units, balance.blocks) for balance in walk.balances if not balance.bundled and not balance.whole]
     classes = _joined(_classes(len(reasons), places), blocks)
     order, group, uneven = _layout(classes, blocks)
+    for balance in walk.balances:
+        if balance.whole:
+            groups = _bundled(units, balance.blocks)
+            uneven |= dict.fromkeys(classes[groups[groups >= 0]].tolist(), "group_norm counts its channels")
     bindings = _bindings(walk, axes, classes, order)
     spaces: list[ChannelSpace] = []
     taken: set[str] = set()

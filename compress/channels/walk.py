@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from compress.channels.labels import FIXED, Array, Labels
-from compress.channels.steps import Call, Channelwise, Evaluate, Move, Opaque, Step
+from compress.channels.labels import FIXED, Array, Labels, Units
+from compress.channels.steps import Call, Channelwise, Evaluate, Joint, Move, Needs, Opaque, Step
 
 Arguments = Mapping[str, Any]
 Handler = Callable[["Walk", Node, Arguments], None]
@@ -46,11 +46,13 @@ class Balance:
 
     `partner`: number of the balance whose block of the same group may vanish together with this one (the other side of a
     grouped convolution), or None. `bundled`: a depthwise convolution with a multiplier, whose groups are pruned whole.
+    `whole`: a block goes whole or not at all (a group of a GroupNorm), and the others need not follow.
     """
 
     blocks: Array
     partner: int | None = None
     bundled: bool = False
+    whole: bool = False
 
 
 class Walk:
@@ -68,11 +70,14 @@ class Walk:
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
         self.data: dict[str, str] = {}  # placeholder -> the tensor of the module that it carries
-        self.zero_pads: dict[str, tuple[Node, Sequence[int]]] = {}  # a pad with zeros -> what it pads, by how much
+        self.zero_pads: dict[str, Node] = {}  # a pad with zeros -> what it pads
+        self.grids: list[Array] = []  # channels laid over two axes (see `grid`)
+        self.stretched: dict[str, set[int]] = {}  # tensor -> axes along which it is one channel, many times over
         self.pieces: dict[Node, list[tuple[int, int, Array]]] = {}  # tensor -> its slices along channels
         self.cancels: set[str] = set()  # outputs of norms that do not feel a constant added to their input
         self._why: dict[str, str] = {}
         self._renewed: dict[Node, Node] = {}
+        self._flat: dict[str, str] = {}  # tensor -> the same with channels along fewer axes (see `over_space`)
         self.modules = dict(module.named_modules())
         self.tensors = {
             **dict(module.named_parameters(remove_duplicate=False)),
@@ -84,16 +89,55 @@ class Walk:
 
     # -- verbs for handlers ------------------------------------------------------------------------------------------------
 
-    def look(self, node: Node) -> Array:
-        """The label array of a tensor; a parameter used as data gets its labels along its first axis longer than one."""
+    def look(self, node: Node, along: int | None = None) -> Array:
+        """The label array of a tensor; a parameter used as data has its labels along its first axis longer than one, or `along`."""
         if node.name not in self.labels_of:
             shape = shape_of(node)
             labels = np.full((1,) * len(shape), FIXED)
-            axis = next((a for a, size in enumerate(shape) if size > 1), None)
+            axis = next((a for a, size in enumerate(shape) if size > 1), None) if along is None else along
             if node.name in self.data and axis is not None:
                 labels = self.axis(self.data[node.name], axis).reshape([-1 if a == axis else 1 for a in range(len(shape))])
             self.labels_of[node.name] = labels
-        return self.labels_of[node.name]
+        return self.labels_of[self.name(node)]
+
+    def name(self, node: Node) -> str:
+        """Of the tensor as later steps see it."""
+        return self._flat.get(node.name, node.name)
+
+    def names(self, nodes: Sequence[Node]) -> tuple[str, ...]:
+        return tuple(map(self.name, nodes))
+
+    def along(self, node: Node, axis: int, count: int) -> Array:
+        """(count,) labels of a tensor along one axis; FIXED, and pinned, when its channels lie elsewhere."""
+        labels = self.look(node)
+        if labels.size == labels.shape[axis] == count:
+            return labels.ravel()
+        self.labels.pin(labels, f"channels of {node.name} lie along other axes than they are used")
+        return np.full(count, FIXED)
+
+    def over_space(self, node: Node, count: int) -> bool:
+        """No channels along the last `count` axes, from here on: those that lie there are side by side in space.
+
+        False when all channels lie there: the operator would work along them.
+        """
+        labels = self.look(node)
+        space = tuple(range(labels.ndim - count, labels.ndim))
+        if all(labels.shape[axis] == 1 for axis in space):
+            return True
+        if labels.size == np.prod([labels.shape[axis] for axis in space]):
+            return False
+        index = np.moveaxis(np.arange(labels.size).reshape(labels.shape), space, range(count))
+        index = index.reshape(-1, *index.shape[count:], *(1,) * count)
+        source, flat = self.name(node), f"{node.name}.space"
+        self._tie_places(index, labels.ravel(), self.why(node))
+        self.labels_of[flat] = labels.ravel()[index[0]]
+        self.steps.append(Move(flat, "flatten", module_of(node), (source,), index))
+        self._flat[node.name] = flat
+        return True
+
+    def grid(self, labels: Array, axis: int) -> None:
+        """Channels lie along `axis` and others: the same positions along `axis` go in each of its rows (align.py)."""
+        self.grids.append(np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis]))
 
     def axis(self, tensor: str, axis: int, count: int | None = None) -> Array:
         """Labels along an axis of a tensor of the module, the same ones at every use. `count`: when groups multiply it."""
@@ -119,17 +163,31 @@ class Walk:
         """`into`: name of the output, when it is one of several results."""
         self._note(node, inputs, labels, into)
         name = into or node.name
-        self.steps.append(Channelwise(name, op_of(node), module_of(node), names(inputs), evaluate, call=self._call_of(node)))
+        step = Channelwise(name, op_of(node), module_of(node), self.names(inputs), evaluate, call=self._call_of(node))
+        self.steps.append(step)
 
     def move(self, node: Node, inputs: Sequence[Node], index: Array, into: str | None = None) -> None:
         """`index` (k, *output label shape), flat positions over all inputs; see steps.Move."""
         flat = np.concatenate([self.look(source).ravel() for source in inputs])
-        labels = np.where(index >= 0, flat[index], FIXED)
-        for other in labels[1:]:
-            self.labels.tie(labels[0], other, self.why(*inputs))
-        self._note(node, inputs, labels[0], into)
+        labels = self._tie_places(index, flat, self.why(*inputs))
+        self._note(node, inputs, labels, into)
         name = into or node.name
-        self.steps.append(Move(name, op_of(node), module_of(node), names(inputs), index, call=self._call_of(node)))
+        self.steps.append(Move(name, op_of(node), module_of(node), self.names(inputs), index, call=self._call_of(node)))
+
+    def joint(
+        self,
+        node: Node,
+        inputs: Sequence[Node],
+        labels: Array,
+        evaluate: Evaluate,
+        needs: Needs,
+        keeps: Needs | None = None,
+        macs: int = 0,
+    ) -> None:
+        """See steps.Joint."""
+        self._note(node, inputs, labels)
+        sources, call = self.names(inputs), self._call_of(node)
+        self.steps.append(Joint(node.name, op_of(node), module_of(node), sources, evaluate, needs, keeps, macs, call=call))
 
     def add(self, node: Node, step: Step, inputs: Sequence[Node], labels: Array) -> None:
         self._note(node, inputs, labels)
@@ -150,13 +208,42 @@ class Walk:
         for name, value in _results(node):
             self.labels_of[name] = np.full((1,) * value.dim(), FIXED)
             self._why[name] = reason
-            self.steps.append(Opaque(name, op_of(node), module_of(node), names(inputs), macs, call=self._call_of(node)))
+            self.steps.append(Opaque(name, op_of(node), module_of(node), self.names(inputs), macs, call=self._call_of(node)))
 
     def current(self, node: Node) -> Node:
         """The node that holds this tensor now: an operator in place renews its first argument."""
         while node in self._renewed:
             node = self._renewed[node]
         return node
+
+    def constant(self, node: Node) -> Tensor | None:
+        """The numbers of a tensor that the code has in it, or of a buffer; None for all others."""
+        while node.op == "call_function" and op_of(node) in ("lift_fresh_copy", "clone", "detach", "alias", "to", "contiguous"):
+            node = node.all_input_nodes[0]
+        if node.name in self._lifted:
+            return self._lifted[node.name]
+        name = self._state.get(node.name)
+        found = self.tensors.get(name) if name is not None else None
+        return None if found is None or isinstance(found, nn.Parameter) else found
+
+    def settle_grids(self, units: Units) -> tuple[Array, ...]:
+        """The grids in units, and the balance that each row of one loses equally many.
+
+        Without those of which a row is one unit: there whole rows go, and the code has their length in it.
+        """
+        found = []
+        for labels in self.grids:
+            grid = units(labels)
+            if len(grid) > 1 and (grid != grid[:, :1]).any():
+                found.append(grid)
+                self.balances.append(Balance(labels))
+        return tuple(found)
+
+    def _tie_places(self, index: Array, flat: Array, why: str) -> Array:
+        labels = np.where(index >= 0, flat[index], FIXED)
+        for other in labels[1:]:
+            self.labels.tie(labels[0], other, why)
+        return labels[0]
 
     def _call_of(self, node: Node) -> Call:
         arguments = arguments_of(node)
@@ -175,6 +262,8 @@ class Walk:
         self._state = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._fixed_state = {*signature.non_persistent_buffers, *signature.inputs_to_lifted_tensor_constants.values()}
         self._constants = set(signature.inputs_to_lifted_tensor_constants)
+        lifted = signature.inputs_to_lifted_tensor_constants.items()
+        self._lifted = {name: value for name, key in lifted if isinstance(value := program.constants.get(key), Tensor)}
         self.inputs = tuple(name for name in signature.user_inputs if isinstance(name, str))
         for node in program.graph.nodes:
             if node.op == "placeholder":
@@ -201,7 +290,7 @@ class Walk:
         sources = [self.current(source) for source in node.all_input_nodes if is_data(source)]
         for source in sources:
             self.labels.pin(self.look(source), "an output of the network")
-        self.outputs += names(sources)
+        self.outputs += self.names(sources)
 
     def _call(self, node: Node) -> None:
         handler = self._handlers.get(op_of(node))
@@ -209,11 +298,12 @@ class Walk:
         if not _results(node):
             if sources and node.users:  # a number taken from a tensor: what becomes of it is out of sight
                 self.opaque(node)
-                self.outputs += names([self.current(source) for source in sources])
+                self.outputs += self.names([self.current(source) for source in sources])
             return
         if not sources:
             self._why[node.name] = "tied to a tensor made in the code"
-            return
+            if handler is None:
+                return
         if handler is None or _depends_on_data(node):
             self.opaque(node)
             self._renew(node)
@@ -283,10 +373,6 @@ def is_data(node: Node) -> bool:
 def shape_of(node: Node) -> tuple[int, ...]:
     """-1 for a size that the numbers in a tensor decide (`nonzero`)."""
     return tuple(size if isinstance(size, int) else -1 for size in node.meta["val"].shape)
-
-
-def names(nodes: Sequence[Node]) -> tuple[str, ...]:
-    return tuple(node.name for node in nodes)
 
 
 def arguments_of(node: Node) -> dict[str, Any]:

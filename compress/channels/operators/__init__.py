@@ -26,4 +26,14 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
     return register
 
 
-from compress.channels.operators import elementwise, linear, moves, norms, spatial  # noqa: E402, F401  (they fill the table)
+from compress.channels.operators import (  # noqa: E402, F401  (they fill the table)
+    creation,
+    elementwise,
+    linear,
+    moves,
+    norms,
+    pieces,
+    products,
+    reductions,
+    spatial,
+)

@@ -24,8 +24,8 @@ POINTWISE = (
     "bitwise_not", "bitwise_or", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "copysign", "cos", "cosh",
     "div", "divide", "elu", "eq", "erf", "erfc", "exp", "exp2", "expm1", "float_power", "floor", "floor_divide", "fmod",
     "frac", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "hypot", "le",
-    "leaky_relu", "lerp", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or",
-    "logical_xor", "logit", "lt", "masked_fill", "max", "maximum", "min", "minimum", "mish", "mul", "multiply",
+    "leaky_relu", "lerp", "log", "log10", "log1p", "log2", "log_sigmoid", "logaddexp", "logical_and", "logical_not", "logical_or",
+    "logical_xor", "logit", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "multiply",
     "nan_to_num", "ne", "neg", "negative", "pow", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt",
     "rsub", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "sub",
     "subtract", "tan", "tanh", "threshold", "true_divide", "trunc", "where", "xlogy",
@@ -46,9 +46,6 @@ def same(walk: Walk, node: Node, arguments: Arguments) -> None:
 
 @handles(*POINTWISE)
 def pointwise(walk: Walk, node: Node, arguments: Arguments) -> None:
-    if op_of(node) in ("max", "min") and ("dim" in arguments or arguments.get("other") is None):
-        walk.opaque(node, f"{op_of(node)} compares channels")
-        return
     operands = list(dict.fromkeys(value for value in arguments.values() if isinstance(value, Node) and is_data(value)))
     labels = merged(walk, node, operands)
     role = _WRITES.get(op_of(node))
@@ -68,9 +65,11 @@ def prelu(walk: Walk, node: Node, arguments: Arguments) -> None:
     if name is None:
         walk.opaque(node)
         return
-    if walk.tensors[name].numel() > 1:
-        walk.labels.tie(walk.axis(name, 0), labels.ravel() if labels.size > 1 else np.full(1, FIXED), walk.why(source))
-    rank = len(shape_of(node))
+    rank, count = len(shape_of(node)), walk.tensors[name].numel()
+    if count > 1:
+        walk.over_space(source, rank - 2)
+        labels = walk.look(source)
+        walk.labels.tie(walk.axis(name, 0), walk.along(source, 1 if rank > 1 else 0, count), walk.why(source))
 
     def evaluate(values: Sequence[Array], tensors: Tensors) -> Array:
         slope = tensors[name].detach().double().numpy().reshape((1, -1) + (1,) * (rank - 2))
@@ -79,13 +78,38 @@ def prelu(walk: Walk, node: Node, arguments: Arguments) -> None:
     walk.channelwise(node, [source], labels, evaluate)
 
 
+@handles("glu")
+def gated(walk: Walk, node: Node, arguments: Arguments) -> None:
+    """The first half of the channels times the sigmoid of the second."""
+    source = arguments["self"]
+    labels = walk.look(source)
+    axis = arguments["dim"] % labels.ndim
+    if labels.shape[axis] == 1:  # halves of space
+        walk.channelwise(node, [source], labels, lambda values, _: _gate(values[0], values[0]))
+        return
+    value, gate = np.split(labels, 2, axis)
+    walk.labels.tie(value, gate, walk.why(source))
+
+    def evaluate(values: Sequence[Array], tensors: Tensors) -> Array:
+        return _gate(*np.split(values[0], 2, axis))
+
+    walk.joint(node, [source], value, evaluate, lambda live, _: [np.concatenate([live, live], axis)])
+
+
+def _gate(value: Array, gate: Array) -> Array:
+    return np.where(value == 0, 0.0, value * torch.sigmoid(torch.from_numpy(gate)).numpy())
+
+
 def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
     """Tie the operands' channels where they meet, and return the output's labels."""
     rank = len(shape_of(node))
-    padded = [_padded(walk.look(operand), rank) for operand in operands]
-    sizes = [(1,) * (rank - len(shape_of(operand))) + shape_of(operand) for operand in operands]
-    network = [n for n, operand in enumerate(operands) if operand.name not in walk.data] or list(range(len(operands)))
-    along = [axis for axis in range(rank) if any(padded[n].shape[axis] > 1 for n in network)]
+    network = [operand for operand in operands if operand.name not in walk.data] or operands
+    along = [axis for axis in range(rank) if any(_padded(walk.look(operand), rank).shape[axis] > 1 for operand in network)]
+    sizes = [_sizes(walk, operand, rank) for operand in operands]
+    padded = [
+        _padded(walk.look(operand, _axis(operand, size, along, rank)), rank)
+        for operand, size in zip(operands, sizes, strict=True)
+    ]
     labels = np.full((1,) * rank, FIXED)
     for n, operand in enumerate(operands):
         here = padded[n]
@@ -101,6 +125,19 @@ def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
         shape = np.broadcast_shapes(labels.shape, here.shape)
         labels = np.broadcast_to(here if (labels < 0).all() else labels, shape)
     return labels
+
+
+def _sizes(walk: Walk, operand: Node, rank: int) -> tuple[int, ...]:
+    """The shape of an operand, with 1 along axes that it is stretched over: there it has one channel, however many times."""
+    stretched = walk.stretched.get(operand.name, ())
+    sizes = tuple(1 if axis in stretched else size for axis, size in enumerate(shape_of(operand)))
+    return (1,) * (rank - len(sizes)) + sizes
+
+
+def _axis(operand: Node, size: Sequence[int], along: Sequence[int], rank: int) -> int | None:
+    """Where the channels of a parameter lie that meets others: the last of their axes that it has."""
+    shared = [axis for axis in along if size[axis] > 1]
+    return shared[-1] - rank + len(shape_of(operand)) if shared else None
 
 
 def _padded(labels: Array, rank: int) -> Array:

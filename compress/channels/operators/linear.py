@@ -11,8 +11,9 @@ import numpy as np
 from torch import nn
 from torch.fx import Node
 
-from compress.channels.labels import FIXED, Array
+from compress.channels.labels import Array
 from compress.channels.operators import handles
+from compress.channels.operators.spatial import only, unknown
 from compress.channels.steps import Linear
 from compress.channels.walk import Arguments, Balance, Walk, module_of, op_of, shape_of
 
@@ -43,18 +44,18 @@ def convolution(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.opaque(node, "its convolution computes its own weights")
         return
     kernel = shape_of(weight)[2:]
+    if not walk.over_space(source, len(kernel)):
+        walk.opaque(node, "a convolution along channels")
+        return
     stride, dilation = (_spread(arguments[name], len(kernel)) for name in ("stride", "dilation"))
     before, after = _padding(arguments["padding"], kernel, dilation)
+    inside = Window(kernel, stride, dilation, before, after).inside()
     while source.name in walk.zero_pads:  # read what the pad pads: then its constants can still be merged
-        source, extra = walk.zero_pads[source.name]
-        before = tuple(n + extra[2 * (len(kernel) - 1 - axis)] for axis, n in enumerate(before))
-        after = tuple(n + extra[2 * (len(kernel) - 1 - axis) + 1] for axis, n in enumerate(after))
-    window = Window(kernel, stride, dilation, before, after)
+        source = walk.zero_pads[source.name]
+        inside = (False,) * len(inside)  # by how much it pads can depend on the size
     groups = int(arguments["groups"])
     positions = int(np.prod(shape_of(node)[-len(kernel) :])) * _batch(node, len(kernel))
-    call = _Call(
-        source, weight, arguments["bias"], groups, False, window.inside(), positions, len(shape_of(node)) - len(kernel) - 1
-    )
+    call = Product(source, weight, arguments["bias"], groups, False, inside, positions, len(shape_of(node)) - len(kernel) - 1)
     mix(walk, node, call)
 
 
@@ -66,12 +67,15 @@ def transposed(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.opaque(node, "its convolution computes its own weights")
         return
     kernel = shape_of(weight)[2:]
+    if not walk.over_space(source, len(kernel)):
+        walk.opaque(node, "a convolution along channels")
+        return
     pointwise = all(n == 1 for n in (*kernel, *_spread(arguments["stride"], 1))) and not any(_spread(arguments["padding"], 1))
     pointwise = pointwise and not any(_spread(arguments["output_padding"], 1))
     inside = (pointwise,) * int(np.prod(kernel))
     positions = int(np.prod(shape_of(source)[-len(kernel) :])) * _batch(source, len(kernel))
     channels = len(shape_of(node)) - len(kernel) - 1
-    mix(walk, node, _Call(source, weight, arguments["bias"], int(arguments["groups"]), True, inside, positions, channels))
+    mix(walk, node, Product(source, weight, arguments["bias"], int(arguments["groups"]), True, inside, positions, channels))
 
 
 @handles("linear")
@@ -81,21 +85,29 @@ def linear(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.opaque(node, "its linear layer computes its own weights")
         return
     labels, last = walk.look(source), len(shape_of(source)) - 1
-    if labels.size > 1 and labels.shape[last] == 1:
-        walk.opaque(node, "a linear layer over space")
+    if labels.size > labels.shape[last]:
+        _over_space(walk, node, source, weight, arguments)
         return
     positions = int(np.prod(shape_of(node)[:-1]))
-    mix(walk, node, _Call(source, weight, arguments["bias"], 1, False, (True,), positions, last))
+    mix(walk, node, Product(source, weight, arguments["bias"], 1, False, (True,), positions, last))
 
 
-@handles("matmul", "mm", "bmm")
-def matmul(walk: Walk, node: Node, arguments: Arguments) -> None:
-    left = arguments["self"]
-    walk.opaque(node, macs=int(np.prod(shape_of(node))) * shape_of(left)[-1])
+def _over_space(walk: Walk, node: Node, source: Node, weight: Node, arguments: Arguments) -> None:
+    """A linear layer along an axis without channels does the same to each channel; what it makes of a constant varies."""
+    labels = walk.look(source)
+    if labels.shape[-1] > 1:
+        walk.opaque(node, "a linear layer over channels and others")
+        return
+    unbiased = arguments["bias"] is None
+    extra = [parameter for parameter in (weight, arguments["bias"]) if parameter is not None]
+    for parameter in extra:
+        walk.labels.pin(walk.look(parameter), "a linear layer over space")
+    macs = int(np.prod(shape_of(node))) * shape_of(weight)[1]
+    walk.joint(node, [source], labels, only(0.0) if unbiased else unknown, lambda live, _: [live], macs=macs)
 
 
 @dataclass(frozen=True)
-class _Call:
+class Product:
     """`channels`: the axis of the output that holds them (and of the input)."""
 
     source: Node
@@ -108,7 +120,7 @@ class _Call:
     channels: int
 
 
-def mix(walk: Walk, node: Node, call: _Call) -> None:
+def mix(walk: Walk, node: Node, call: Product) -> None:
     """Bind weight and bias, tie the input, and note the step. Its output's channels are the weight's rows."""
     name = walk.data[call.weight.name]
     shape = shape_of(call.weight)
@@ -118,11 +130,15 @@ def mix(walk: Walk, node: Node, call: _Call) -> None:
     if walk.groups.setdefault(name, call.groups) != call.groups:
         walk.opaque(node, "a weight used with different groups")
         return
+    axis = len(shape_of(call.source)) - (len(shape_of(node)) - call.channels)
+    if walk.look(call.source).size > walk.look(call.source).shape[axis]:
+        walk.opaque(node, f"{op_of(node)} mixes channels with what lies along other axes")
+        return
     rows, columns = walk.axis(name, 0), walk.axis(name, 1, shape[1] * call.groups)
     out, into = (columns, rows) if call.transposed else (rows, columns)
     walk.role(call.weight, 1 if call.transposed else 0, "weight")
     walk.role(call.weight, 0 if call.transposed else 1, "into")
-    walk.labels.tie(into, _along(walk.look(call.source), len(into)), walk.why(call.source))
+    walk.labels.tie(into, walk.along(call.source, axis, len(into)), walk.why(call.source))
     bias = None
     if call.bias is not None:
         bias = walk.data[call.bias.name]
@@ -131,7 +147,7 @@ def mix(walk: Walk, node: Node, call: _Call) -> None:
     _groups(walk, out, into, call.groups)
     labels = out.reshape([-1 if axis == call.channels else 1 for axis in range(len(shape_of(node)))])
     step = Linear(
-        node.name, op_of(node), module_of(node), (call.source.name,), name, bias, call.groups, call.transposed,
+        node.name, op_of(node), module_of(node), walk.names([call.source]), name, bias, call.groups, call.transposed,
         len(out), len(into), call.inside, call.positions, _owner(walk, node, name),
     )  # fmt: skip
     walk.add(node, step, [] if bias or len(out) > 1 else [call.source], labels)
@@ -149,10 +165,6 @@ def _groups(walk: Walk, out: Array, into: Array, groups: int) -> None:
         walk.labels.bundle(np.repeat(into, len(out) // groups), out)
     walk.balances.append(Balance(into.reshape(groups, -1), first + 1, depthwise))
     walk.balances.append(Balance(out.reshape(groups, -1), first, depthwise))
-
-
-def _along(labels: Array, count: int) -> Array:
-    return labels.ravel() if labels.size == count else np.full(count, FIXED)
 
 
 def _owner(walk: Walk, node: Node, weight: str) -> str | None:
