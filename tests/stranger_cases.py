@@ -111,11 +111,12 @@ def _both(channels: Sequence[int], width: int) -> list[int]:
 
 
 PICTURE, SIZES = (1, 3, 16, 24), ((16, 24), (11, 13), (18, 27))
-UPSCALED = ((8, 12), (9, 7), (13, 10))
+SMALL, UPSCALED = (1, 3, 8, 12), ((8, 12), (9, 7), (13, 10))
 GROWN = {"head": 3, "wide1": 8, "narrow1": 3, "wide2": 7, "narrow2": 3, "tail": 12, "skip": 12}
 GROWN_DEAD = {
     "head": [0, 2, 5], "narrow1": [0, 2, 5], "narrow2": [0, 2, 5], "wide1": range(1, 16, 2), "wide2": range(1, 13, 2),
 }  # fmt: skip
+INPUT_TAIL = {"tail": "an input of the network"}  # the mean that is subtracted there is added to the tail's channels
 
 STRANGERS: dict[str, Stranger] = {
     "johnson": Stranger(
@@ -156,14 +157,14 @@ STRANGERS: dict[str, Stranger] = {
     ),
     "espcn": Stranger(pictures.ESPCN, [(1, 1, 8, 12)], UPSCALED, {"conv1": 5, "conv2": 3, "conv3": 9}),
     "edsr": Stranger(
-        pictures.EDSR, [(1, 3, 8, 12)], UPSCALED,
+        pictures.EDSR, [SMALL], UPSCALED,
         {"sub_mean": 2, "head.0": 4, "body.0.body.0": 6, "body.0.body.2": 4, "body.1.body.0": 5, "body.1.body.2": 4, "body.2": 4,
          "tail.0": 4 * 4, "tail.2": 3 * 4, "tail.4": 2, "add_mean": 3},
     ),
-    "wdsr": Stranger(partial(pictures.WDSR, parametrizations.weight_norm), [(1, 3, 8, 12)], UPSCALED, GROWN, GROWN_DEAD),
-    "wdsr, old hooks": Stranger(partial(pictures.WDSR, weight_norm), [(1, 3, 8, 12)], UPSCALED, GROWN, GROWN_DEAD),
+    "wdsr": Stranger(partial(pictures.WDSR, parametrizations.weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD, INPUT_TAIL),
+    "wdsr, old hooks": Stranger(partial(pictures.WDSR, weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD, INPUT_TAIL),
     "rrdb": Stranger(
-        pictures.RRDBNet, [(1, 3, 8, 12)], UPSCALED,
+        pictures.RRDBNet, [SMALL], UPSCALED,
         {"first": 4, "block1.convs.0": 2, "block1.convs.1": 3, "block1.convs.2": 2, "block1.convs.3": 3, "block1.last": 4,
          "block2.convs.0": 4, "block2.convs.1": 1, "block2.convs.2": 2, "block2.convs.3": 2, "block2.last": 4, "body": 4,
          "up1": 5, "up2": 5, "high": 6, "last": 3},
@@ -303,7 +304,7 @@ STRANGERS: dict[str, Stranger] = {
         stays={"intro": "over channels counts them", "down": "over channels counts them", "ending": "an input of the network"},
     ),
     "imdn": Stranger(
-        further.IMDN, [(1, 3, 8, 12)], UPSCALED, {"first": 4, "c1": 12, "c2": 12, "c3": 2, "fuse": 4, "up.0": 12},
+        further.IMDN, [SMALL], UPSCALED, {"first": 4, "c1": 12, "c2": 12, "c3": 2, "fuse": 4, "up.0": 12},
         stays=dict.fromkeys(("c1[0:3]", "c1[3:12]", "c2[0:3]", "c2[3:12]"), "split_sizes=[3, 9]"),
     ),
     "stylegan 2": Stranger(

@@ -43,8 +43,9 @@ def same_output(net: nn.Module, small: nn.Module, case: Stranger, dtype: torch.d
 
 
 def understood(done: Stripped, case: Stranger) -> None:
-    """Nothing stays but outputs, and what the case says, for the reason that it says."""
-    stay = {s.name: s.reason for s in done.report.spaces if s.reason and s.reason != "an output of the network"}
+    """No space stays whole but outputs, and what the case says, for the reason that it says."""
+    whole = {space.name: space.reason for space in done.report.spaces if space.reason and space.after == space.before}
+    stay = {name: reason for name, reason in whole.items() if reason != "an output of the network"}
     assert stay.keys() == case.stays.keys(), stay
     assert all(word in stay[name] for name, word in case.stays.items()), stay
     assert not done.report.not_understood
@@ -181,13 +182,16 @@ class Spectral(nn.Module):
         return torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[-2:])
 
 
-class Whitening(nn.Module):
-    """WCT's whitening: decorrelate channels by the inverse root of their covariance."""
+class Inverse(nn.Module):
+    """Glow's way back: the inverse of an invertible 1x1 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(2) - x.flatten(2).mean(2, keepdim=True)
-        values, vectors = torch.linalg.eigh(flat @ flat.transpose(1, 2) / flat.shape[2] + torch.eye(x.shape[1], dtype=x.dtype))
-        return ((vectors * values.rsqrt()[:, None]) @ vectors.transpose(1, 2) @ flat).view_as(x)
+        mixing = self.weight + 2 * torch.eye(x.shape[1], dtype=x.dtype)
+        return torch.linalg.solve(mixing, x.flatten(2)).view_as(x)
 
 
 @torch.library.custom_op("strangers::tilt", mutates_args=())
@@ -221,7 +225,7 @@ class Around(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("strange", "operator"), [(Spectral(8), "fft_rfft2"), (Whitening(), "linalg_eigh"), (Tilted(), "strangers.tilt")], ids=str
+    ("strange", "operator"), [(Spectral(8), "fft_rfft2"), (Inverse(8), "linalg_solve"), (Tilted(), "strangers.tilt")], ids=str
 )
 def test_an_unknown_operator_is_named_and_only_its_channels_stay(strange: nn.Module, operator: str) -> None:
     net = randomise_(Around(strange))
