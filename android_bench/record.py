@@ -27,7 +27,8 @@ class Round:
     `position`: place in the round's random order. `peak_bytes`: peak resident memory, None where it was not measured.
     `told`: of a program that keeps its samples to itself: `runs`, `min_ms`, `max_ms`, `avg_ms`, `p95_ms` ... of them, with their
     median as the round's one sample. `conditions`: of a phone, before and after. `profile`: where the time goes, one entry an op
-    (`graph`, `op`, `name`, `avg_ms`, `calls`), from a run of its own.
+    (`graph`, `op`, `name`, `avg_ms`, `calls`), from a run of its own. `parity`: how far its answer to a photo is from this
+    machine's (`max_abs`, `mean_abs`, `psnr_db`; pixels 0..255).
     """
 
     index: int
@@ -40,6 +41,7 @@ class Round:
     told: Mapping[str, float] = field(default_factory=dict)
     conditions: Mapping[str, Any] = field(default_factory=dict)
     profile: tuple[Mapping[str, Any], ...] = ()
+    parity: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
@@ -128,7 +130,8 @@ def _check_plain(value: Mapping[str, Any]) -> None:
 
 
 def _round_to_json(round_: Round) -> dict[str, Any]:
-    phone = {"told": dict(round_.told), "conditions": dict(round_.conditions), "profile": [dict(op) for op in round_.profile]}
+    phone: dict[str, Any] = {name: dict(getattr(round_, name)) for name in ("told", "conditions", "parity")}
+    phone["profile"] = [dict(op) for op in round_.profile]
     plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name not in ("samples_ms", *phone)}
     return (
         plain

@@ -21,6 +21,7 @@ RESAMPLES = 1000
 FEWEST_ROUNDS, FEWEST_SAMPLES = 5, 30
 WIDEST_INTERVAL = 0.10  # of the median
 BUSY_SHARE = 0.75  # of the threads asked for
+FAITHFUL_DB = 30.0  # below it, a difference shows
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,9 @@ def doubts(record: Record) -> tuple[str, ...]:
         found.append(f"the phone had not cooled down before {hot} of {len(record.rounds)} rounds")
     if slowed := sum(bool(round_.conditions.get("throttled")) for round_ in record.rounds):
         found.append(f"the phone held its cores back in {slowed} of {len(record.rounds)} rounds")
+    for parity in (round_.parity for round_ in record.rounds if round_.parity):
+        if parity["psnr_db"] is not None and parity["psnr_db"] < FAITHFUL_DB:
+            found.append(f"its answer to the photo is only {parity['psnr_db']:.1f} dB from this machine's")
     return (*found, *map(str, record.host.get("doubts", ())))
 
 

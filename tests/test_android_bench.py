@@ -10,11 +10,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from android_bench.answer import Question, compare
 from android_bench.record import read_records
 from compress.cli import main
+from compress.errors import MeasurementError
+from compress.image_format import PRESETS
+from compress.photos import encode
+from export.artifact import Port
 from tests.test_bench import onnx_file, tflite
 from tests.virtual_phone.faults import Faults
 
@@ -104,6 +110,54 @@ def test_a_profile(phones, model):
     assert [(op["op"], op["calls"]) for op in first["profile"]] == [("ADD", 1), ("DELEGATE", 1)]
     assert all(op["avg_ms"] >= 0 for op in first["profile"])
     assert "profile" not in second
+
+
+@pytest.fixture
+def photo(tmp_path):
+    pixels = np.random.default_rng(3).integers(0, 120, (37, 53, 3)).astype(np.uint8)
+    encode(tmp_path / "photo.png", pixels)
+    return tmp_path / "photo.png"
+
+
+def test_a_photo_comes_out_as_here(phones, model, photo):
+    phones.add()
+    result = bench(phones, model, "--photo", photo, "--image-format", "0..1")
+    assert result.exit_code == 0, result.output
+    assert "the photo comes out exactly as here" in result.stdout
+    phones.phones[0].system.misbehave(changes=20 * 28)  # a third of the picture is black
+    result = bench(phones, model, "--photo", photo, "--image-format", "0..1", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)["records"][0]
+    parity = record["rounds"][0]["parity"]
+    assert 100 < parity["max_abs"] <= 238  # twice the brightest pixel
+    assert 10 < parity["psnr_db"] < 20
+    assert parity["mean_abs"] == pytest.approx(2 * 60 / 3, rel=0.15)
+    assert "parity" not in record["rounds"][1]
+    assert [doubt for doubt in record["doubts"] if "dB from this machine's" in doubt]
+
+
+def test_a_photo_without_an_image_format_or_that_is_none(phones, model, photo, tmp_path):
+    phones.add()
+    result = bench(phones, model, "--photo", photo)
+    assert (result.exit_code, "--image-format says" in result.stderr, "ms (" in result.stderr) == (1, True, False), result.output
+    result = bench(phones, model, "--photo", tmp_path / "no.jpg")
+    assert (result.exit_code, "no.jpg: no such file" in result.stderr) == (1, True), result.output
+    assert "round 1" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", "the phone's output has 0 bytes, this machine's 48"),
+        (np.full(12, np.nan, np.float32).tobytes(), "makes NaN or infinite values"),
+    ],
+)
+def test_an_answer_that_cannot_be_compared(answer, said):
+    given = np.ones((1, 2, 2, 3), np.float32)
+    asked = Question("image", given, (given,), 0, Port("styled", "float32", given.shape, PRESETS["0..1"]), "NHWC")
+    assert compare(asked, given.tobytes(), "x") == {"max_abs": 0.0, "mean_abs": 0.0, "psnr_db": None}
+    with pytest.raises(MeasurementError, match=said):
+        compare(asked, answer, "x")
 
 
 def test_an_external_delegate_is_brought(phones, model, tmp_path):

@@ -6,13 +6,15 @@ own, for watching it costs time. A delegate that was refused is an error, not a 
 
 from __future__ import annotations
 
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from android_bench.answer import Question, compare, question
 from android_bench.backends import Backend, Rounds
 from android_bench.benchmark_model import Input, Kind, Latency, Options, Result, command, parse, recognise
 from android_bench.device import Needs, limits_khz
@@ -67,8 +69,10 @@ class _Bench:
     kind: Kind
 
     def round(self, job: Job, index: int, position: int) -> Seen:
-        """Cool down, run, look again; in the first round also a run for the peak memory, and one for the profile if asked."""
+        """Cool down, run, look again; in the first round also a run for the peak memory, and, if asked, those
+        for a photo and a profile."""
         shapes, resized = _inputs(job)
+        photo = question(job, Path(job.options["photo"])) if index == 0 and job.options["photo"] else None
         model = self.ready.bring(Path(job.path))
         options = self._options(job, resized)
         before, waited, settled = cool_down(self.ready.link, self.ready.start)
@@ -87,6 +91,8 @@ class _Bench:
         seen = replace(_round(result, index, position), conditions=conditions)
         if index == 0:
             seen = replace(seen, peak_bytes=self._peak_bytes(job, model, options))
+        if photo:
+            seen = replace(seen, parity=self._parity(job, model, options, photo))
         if index == 0 and job.options["profile"]:
             seen = replace(seen, profile=self._profile(job, model, options))
         return Seen(
@@ -125,6 +131,20 @@ class _Bench:
             {"graph": graph, "op": op.node_type, "name": op.name, "avg_ms": op.avg_ms, "calls": op.times_called}
             for graph, op in ops
         )
+
+    def _parity(self, job: Job, model: str, options: Options, asked: Question) -> Mapping[str, float | None]:
+        """Of one run on a photo. Raises MeasurementError."""
+        answer = f"{self.ready.folder}/answer"
+        with tempfile.TemporaryDirectory(prefix="compress-photo-") as name:
+            local = Path(name) / "photo.bin"
+            local.write_bytes(asked.tensor.tobytes())
+            taken = Input(asked.name, asked.tensor.shape, self.ready.bring(local))
+            once = replace(
+                options, runs=1, min_seconds=0.0, warmup_runs=1, warmup_seconds=0.0, inputs=(taken,), output_file=answer
+            )
+            self._run(job, model, once)
+            self.ready.link.pull(answer, local)
+            return compare(asked, local.read_bytes(), job.name)
 
     def _options(self, job: Job, resized: tuple[Input, ...]) -> Options:
         asked = DELEGATES.get(job.options["delegate"])

@@ -47,6 +47,7 @@ SLOWEST_OPS = 10
 )
 @click.option("--cores", default="all", show_default=True, metavar="all|big|MASK", help="Cores of a phone; MASK as f0.")
 @click.option("--profile", is_flag=True, help="On phones also where the time goes, op by op, in a run of its own.")
+@click.option("--photo", type=PATH, help="On phones also one run on this photo, compared with what this machine makes of it.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of each.  [default: the cores of this machine; phones: 4]")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh processes of each.")
 @click.option("--samples", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed runs a process, at least.")
@@ -143,12 +144,13 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
 
 
 def phone_options(settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of each delegate that was asked for. Raises UsageError, MissingToolError."""
+    """Of each delegate that was asked for. Raises UsageError, MissingToolError, ImageError."""
     import re
 
     from android_bench.backends.android import DELEGATES
     from android_bench.program import read_program
     from compress.errors import UsageError
+    from compress.photos import decode
 
     binary, cores = read_program(settings["benchmark_binary"]), settings["cores"]
     if cores not in ("all", "big") and not re.fullmatch(r"0*[0-9a-f]{1,32}", cores):
@@ -156,7 +158,15 @@ def phone_options(settings: dict[str, Any]) -> list[dict[str, Any]]:
     for delegate in settings["delegates"]:
         if delegate not in DELEGATES and not (delegate.endswith(".so") and Path(delegate).is_file()):
             raise UsageError(f"--delegate {delegate}: neither one of {', '.join(DELEGATES)} nor the file of an external delegate")
-    common = {"binary": str(binary.path), "cores": cores, "profile": settings["profile"]}
+    photo = settings["photo"]
+    if photo:
+        decode(photo)
+    common = {
+        "binary": str(binary.path),
+        "cores": cores,
+        "profile": settings["profile"],
+        "photo": str(photo) if photo else None,
+    }
     return [{**common, "delegate": delegate} for delegate in dict.fromkeys(settings["delegates"])]
 
 
@@ -194,8 +204,17 @@ def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
     talk.table(headers, rows, title=f"input {inputs}, threads {threads}, rounds {len(records[0].rounds)}")
     for name, record in zip(names, records, strict=True):
+        _show_parity(talk, f"{name} on {_runs_on(record)}", record)
         _show_profile(talk, f"{name} on {_runs_on(record)}", record)
     _warn(talk, names, records)
+
+
+def _show_parity(talk: Talk, name: str, record: Record) -> None:
+    for parity in (round_.parity for round_ in record.rounds if round_.parity):
+        if parity["psnr_db"] is None:
+            talk.show(f"{name}: the photo comes out exactly as here")
+        else:
+            talk.show(f"{name}: the photo comes out {parity['psnr_db']:.1f} dB from here, at most {parity['max_abs']:.1f} of 255")
 
 
 def _show_profile(talk: Talk, name: str, record: Record) -> None:

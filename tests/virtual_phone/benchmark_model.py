@@ -2,7 +2,8 @@
 
 Delegates of a phone are played: `--use_gpu` says what the tool says, and runs on the CPU. What it is to do wrong stands in
 `$PHONE/state/faults.json`: `hang` and `die` (`before`, `mid`, `after`), `signal` or `code` of that death, `refuse` (`silent`,
-`hard`, `partial`), `garbage`, `slow_ms`, `unlinked`, `mute` (no summary), `unconsumed`.
+`hard`, `partial`), `garbage`, `slow_ms`, `unlinked`, `mute` (no summary), `unconsumed`, `changes` (zeros
+at the front of the output).
 Its least times are in seconds that last as long as `state/second` says.
 """
 
@@ -22,7 +23,7 @@ KNOWN = (
     "graph", "num_threads", "num_runs", "min_secs", "max_secs", "warmup_runs", "warmup_min_secs", "use_xnnpack", "use_gpu",
     "gpu_precision_loss_allowed", "use_nnapi", "disable_nnapi_cpu", "require_full_delegation", "report_peak_memory_footprint",
     "enable_op_profiling", "external_delegate_path", "external_delegate_options", "input_layer", "input_layer_shape", "verbose",
-    "max_delegated_partitions", "run_delay", "gpu_backend",
+    "max_delegated_partitions", "run_delay", "gpu_backend", "input_layer_value_files", "output_filepath",
 )  # fmt: skip
 
 
@@ -88,6 +89,12 @@ class Tool:
         if "mute" in self.faults:
             return
         self.summary(init_us, first, warmup, average)
+        if "output_filepath" in self.flags:
+            outputs = [self.interpreter.get_tensor(one["index"]) for one in self.interpreter.get_output_details()]
+            data = bytearray(b"".join(output.tobytes() for output in outputs))
+            if "changes" in self.faults:
+                data[: 4 * self.faults["changes"]] = bytes(4 * self.faults["changes"])
+            Path(self.flags["output_filepath"]).write_bytes(data)
         if self.is_on("enable_op_profiling"):
             self.profile(average / 1000)
         self.maybe("after")
@@ -126,8 +133,12 @@ class Tool:
         except (ValueError, RuntimeError):
             fail(f"Failed to load model {graph}")
         random = numpy.random.default_rng(0)
-        for detail in self.interpreter.get_input_details():
+        pairs = self.flags.get("input_layer_value_files", "").replace("::", "\0").split(",")
+        files = [pair.rpartition(":")[2].replace("\0", ":") for pair in pairs if pair]
+        for number, detail in enumerate(self.interpreter.get_input_details()):
             values = random.random(tuple(detail["shape"])) * 200
+            if files:
+                values = numpy.frombuffer(Path(files[number]).read_bytes(), detail["dtype"]).reshape(detail["shape"])
             self.interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
         self.nodes = sum(op["op_name"] != "DELEGATE" for op in self.interpreter._get_ops_details())
         self.taken = 0 if plain else self.nodes
