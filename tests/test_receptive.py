@@ -28,15 +28,15 @@ def seen_by_gradient(network: nn.Module, shape: tuple[int, ...], stride: Fractio
     y = network(x)
     middle = [size // 2 for size in y.shape[2:]]
     size, margin = 0, Fraction(0)
-    for step in range(positions):
-        place = list(middle)
-        place[axis] += step
+    start = max(middle[axis] - positions // 2, 0)
+    for here in range(start, min(start + positions, y.shape[axis + 2])):
+        place = [here if a == axis else n for a, n in enumerate(middle)]
         (gradient,) = torch.autograd.grad(y[(0, slice(None), *place)].sum(), x, retain_graph=True)
         rows = gradient.abs().sum([a for a in range(len(shape)) if a != axis + 2]).nonzero().ravel()
         if len(rows):
-            first, last, here = int(rows[0]), int(rows[-1]), place[axis] * stride
+            first, last = int(rows[0]), int(rows[-1])
             size = max(size, last - first + 1)
-            margin = max(margin, here - first, last - here)
+            margin = max(margin, here * stride - first, last - here * stride)
     return size, -(-margin.numerator // margin.denominator)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,35 +16,22 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from compress.channels import advice, export, receptive
-from compress.channels import facts as facts_of
 from compress.channels.accepted import Accepted, accepted
 from compress.channels.activity import KINDS, Activity, Seen, idle
 from compress.channels.advice import Remark
-from compress.channels.cut import cut
-from compress.channels.decide import Removal, decide
-from compress.channels.facts import Facts, Known, Label
 from compress.channels.fold import folded
-from compress.channels.graph import ChannelGraph, ChannelSpace, of_program
+from compress.channels.graph import ChannelSpace, of_program
 from compress.channels.labels import Array
 from compress.channels.layers import Layer, layers
-from compress.channels.observe import Observed, observe
+from compress.channels.observe import observe
 from compress.channels.ranges import ranges_of
 from compress.channels.receptive import Field
+from compress.channels.report import SpaceReport, Totals, UpTo
 from compress.channels.spaces import Binding
-from compress.channels.walk import is_data, op_of, shape_of
+from compress.channels.strip import preview
+from compress.channels.walk import is_data
 from compress.checkpoint import check_finite
 from compress.image_format import ImageFormat
-
-NORMS = ("instance_norm", "group_norm")  # those whose bound depends on the number of pixels
-
-
-@dataclass(frozen=True)
-class Totals:
-    """`macs`: at the example's size. `bytes`: of parameters and buffers."""
-
-    parameters: int
-    macs: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +39,8 @@ class Space:
     """A channel space, and what its channels do. Channels are numbers, 0 <= channel < width.
 
     `writers`, `readers`: layers. `zero`, `constant`, `unread`: idle channels, proved for every input in its range at every size.
-    `up_to_size`: idle too, proved up to the example's size only. `goes`: how many of the proved ones a strip would take.
-    `reason`: why the space stays whole, or None. `seen`: what inputs showed, or None.
+    `up_to`: idle too, proved up to so many pixels of the input. `goes`: how many a strip would take. `reason`: why the space
+    stays whole, or None. `seen`: what inputs showed, or None.
     """
 
     name: str
@@ -66,7 +52,7 @@ class Space:
     zero: tuple[int, ...]
     constant: tuple[int, ...]
     unread: tuple[int, ...]
-    up_to_size: tuple[int, ...]
+    up_to: tuple[UpTo, ...]
     goes: int
     seen: Seen | None
 
@@ -90,9 +76,9 @@ class Space:
 @dataclass(frozen=True)
 class Inspection:
     """Everything there is to see. `inputs`, `outputs`: shapes. `after`: what a strip would leave, unless the network's code names
-    a width (strip tries that; here nothing is run). `seen_after`: the same, taking channels that never moved on the inputs seen
-    for constants. `fields`: what the (first) output sees of each input. `accepted`: None: not known. `unused`: parameters that no
-    operator reads. `responses`: space -> (inputs, width), how strongly each channel responds; of what was observed.
+    a width (strip tries that; here nothing is run). `seen_after`: the same when channels go that were silent on the inputs seen.
+    `fields`: what the (first) output sees of each input. `accepted`: None: not known. `unused`: parameters that no operator
+    reads. `responses`: space -> (inputs, width), how strongly each channel responds; of what was observed.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -152,7 +138,6 @@ def inspect(
     module = folded(module)
     program = export.program(module, examples)
     graph = of_program(program, module)
-    work = _Work(module, graph, Known(ranges_of(formats), _pixels(program)))
     total = graph.predict({})
     windows = [receptive.fields(program, number) for number in range(len(examples))]
     seeing = {
@@ -163,15 +148,19 @@ def inspect(
     wanted = {name for names in activity.signals.values() for name in names}
     observed = observe(module, batches, responses=wanted, program=program) if batches is not None else None
     seen = activity.seen(observed) if observed else {}
-    proved = work.removal(work.proved)
+    ahead = preview(module, graph, examples, ranges=ranges_of(formats), observed=observed)
+    kinds = idle(graph, ahead.facts)
     return Inspection(
         inputs=tuple(tuple(example.shape) for example in examples),
         outputs=tuple(tuple(map(int, node.meta["val"].shape)) for node in _output_nodes(program)),
-        totals=work.totals({}),
-        after=work.after(proved),
-        seen_after=work.after(work.removal(work.with_observed(observed))) if observed else None,
+        totals=ahead.report.before,
+        after=ahead.report.after,
+        seen_after=ahead.seen.after if ahead.seen else None,
         layers=rows,
-        spaces=tuple(_space(space, work, activity, proved, seen.get(space.name)) for space in graph.spaces),
+        spaces=tuple(
+            _space(space, told, activity.by_channel(space, kinds), seen.get(space.name))
+            for space, told in zip(graph.spaces, ahead.report.spaces, strict=True)
+        ),
         fields=tuple(found.get(graph.outputs[0]) if graph.outputs else None for found in windows),
         accepted=accepted(module.eval() if not module.training else export.copied(module).eval(), [e.shape for e in examples]),
         remarks=advice.remarks(program, rows, formats[0] if formats else None),
@@ -182,65 +171,23 @@ def inspect(
     )
 
 
-class _Work:
-    """A graph with what is known of it. `proved`: facts for every size; `sized_idle`: by those up to the example's size too."""
-
-    def __init__(self, module: nn.Module, graph: ChannelGraph, known: Known) -> None:
-        self.graph, self._known = graph, known
-        self._parameters, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-        self._unique = {**self._parameters, **buffers}
-        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        self._tensors = {name: tensor.detach().cpu() for name, tensor in named}
-        self._module = module
-        sized = facts_of.find(graph, self._tensors, known)
-        self.proved = next(facts for facts in sized.chain() if facts.label <= Label.BOUNDS)
-        self.proved_idle, self.sized_idle = idle(graph, self.proved), idle(graph, sized)
-
-    def with_observed(self, observed: Observed) -> Facts:
-        still = {name: np.where(low == observed.high[name], low, np.nan) for name, low in observed.low.items()}
-        return facts_of.find(self.graph, self._tensors, Known(self._known.ranges, {}, still))
-
-    def removal(self, facts: Facts) -> Removal:
-        return decide(self.graph, facts, self._tensors)
-
-    def after(self, removal: Removal) -> Totals:
-        changed = cut(self.graph, removal, self._module, self._tensors).tensors
-        return self.totals({name: tuple(tensor.shape) for name, tensor in changed.items()})
-
-    def totals(self, shapes: Mapping[str, tuple[int, ...]]) -> Totals:
-        """With these shapes in place of the module's own."""
-        added = {name: shape for name, shape in shapes.items() if name not in self._tensors}
-        cost = self.graph.sizes.cost({name: s for name, s in shapes.items() if name in self._parameters or name in added})
-        each = {name: tensor.element_size() for name, tensor in self._unique.items()}
-        usual = next(iter(each.values()), 4)
-        sizes = {**{name: tuple(tensor.shape) for name, tensor in self._unique.items()}, **added}
-        size = sum(prod(shapes.get(name, shape)) * each.get(name, usual) for name, shape in sizes.items())
-        return Totals(cost.parameters, cost.macs, size)
-
-
-def _space(space: ChannelSpace, work: _Work, activity: Activity, removal: Removal, seen: Seen | None) -> Space:
-    kinds, sized = activity.by_channel(space, work.proved_idle), activity.by_channel(space, work.sized_idle)
+def _space(space: ChannelSpace, told: SpaceReport, kinds: Array, seen: Seen | None) -> Space:
+    """`kinds`: for each channel the number in KINDS of why it is idle."""
     channels = {kind: tuple(np.flatnonzero(kinds == number).tolist()) for number, kind in enumerate(KINDS)}
     return Space(
         name=space.name,
         width=space.width,
         group=space.group,
-        reason=space.reason,
+        reason=told.reason,
         writers=_modules(space.writers),
         readers=_modules(space.readers),
         zero=channels["zero"],
         constant=channels["constant"],
         unread=channels["unread"],
-        up_to_size=tuple(np.flatnonzero((kinds == 0) & (sized > 0)).tolist()),
-        goes=int(activity.by_channel(space, removal.gone.astype(int)).sum()),
+        up_to=told.proved_up_to,
+        goes=told.before - told.after,
         seen=seen,
     )
-
-
-def _pixels(program: ExportedProgram) -> dict[str, int]:
-    """Norm over space -> pixels of its picture, in the example's size."""
-    calls = [node for node in program.graph.nodes if node.op == "call_function" and op_of(node) in NORMS and is_data(node)]
-    return {node.name: prod(shape_of(node)[2:]) for node in calls}
 
 
 def _output_nodes(program: ExportedProgram) -> list[Node]:

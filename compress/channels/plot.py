@@ -73,20 +73,16 @@ def _figure(responses: Mapping[str, Array], title: str, note: str) -> Figure:
 
 
 def _panel(axes: Axes, name: str, found: Array, first: bool) -> None:
-    from matplotlib.colors import ListedColormap
-
     photos, width = found.shape
     dead = (found == 0).all(0)
     found = np.nan_to_num(found, nan=np.inf)
     found = np.where(np.isinf(found), np.max(found, initial=0, where=np.isfinite(found)), found)
-    colours = _blues()
-    colours.set_bad(_NONE)
+    colours = _blues().with_extremes(bad=_NONE)
     strength = np.sqrt(found / (found.max() or 1))
     axes.imshow(
         np.ma.masked_where(found == 0, strength), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
         extent=(-0.5, width - 0.5, photos - 0.5, -0.5), rasterized=True,
     )  # fmt: skip
-    assert isinstance(colours, ListedColormap)
     marks = np.flatnonzero(dead)
     axes.plot(marks, np.full(len(marks), 1.045), "v", transform=axes.get_xaxis_transform(), clip_on=False, ms=2.6, color=_NONE)
     count = f"{len(marks)} of {width} dead" if len(marks) else f"{width} channels"

@@ -35,7 +35,7 @@ from compress.checkpoint import check_finite
 from compress.errors import ParityError, UsageError
 
 _RANDOM = ("the network gives different outputs for the same input", "strip needs it deterministic in eval mode")
-__all__ = ["Report", "SpaceReport", "Stripped", "Threshold", "Totals", "strip"]
+__all__ = ["Preview", "Report", "SpaceReport", "Stripped", "Threshold", "Totals", "preview", "strip"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,37 @@ def strip(
 
 
 @dataclass(frozen=True)
+class Preview:
+    """`report`: what `strip` would say, `facts`: what it rests on. `seen`: the same when what was observed goes too, or None.
+
+    Nothing was run: there are no checks, and a network whose code names a width may bear less.
+    """
+
+    report: Report
+    seen: Report | None
+    facts: Facts
+
+
+def preview(
+    module: nn.Module,
+    graph: ChannelGraph,
+    examples: Sequence[Tensor],
+    *,
+    ranges: Sequence[Range | None] = (),
+    observed: Observed | None = None,
+) -> Preview:
+    """What `strip` would take out of `module`, whose weights are plain and whose graph this is. Arguments are as there."""
+    options = _Options(None, tuple(ranges), None, None, Threshold())
+    options.check(examples)
+    work = _Work(module, examples, graph, options)
+    report = work.report(work.attempt(()), {}, ())
+    if observed is None:
+        return Preview(report, None, work.facts)
+    seen = _Work(module, examples, graph, replace(options, observed=observed), work.facts)
+    return Preview(report, seen.report(seen.attempt(()), {}, ()), work.facts)
+
+
+@dataclass(frozen=True)
 class _Options:
     """As in `strip`."""
 
@@ -123,21 +154,29 @@ class _Attempt:
 class _Work:
     """A traced module and what is known of it: what every attempt at removal starts from."""
 
-    def __init__(self, module: nn.Module, examples: Sequence[Tensor], graph: ChannelGraph, options: _Options) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        examples: Sequence[Tensor],
+        graph: ChannelGraph,
+        options: _Options,
+        facts: Facts | None = None,  # when they are known already
+    ) -> None:
         self.module, self.graph = module, graph
         self._examples, self._options = examples, options
         named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
         self.tensors = {name: tensor.detach().cpu() for name, tensor in named}
         pixels = pixels_at(module, graph, examples, options.max_size) if options.max_size else {}
         self._known = Known(options.ranges, pixels)
-        self._facts = facts_of.find(graph, self.tensors, self._known)
+        self.facts = facts or facts_of.find(graph, self.tensors, self._known)
         self._witness: Witness | None = None
+        self._done: tuple[_Attempt, Cut] | None = None
 
     def attempt(self, alone: Sequence[int] | Mapping[int, str]) -> _Attempt:
         """What goes when these classes of units stay. Nothing is taken for granted of a channel that stays after all."""
         if self._options.observed is None:
-            return self._settled(self._facts, {}, alone)
-        overrides = silent(self.graph, self._facts, self._options.observed, self._options.threshold)
+            return self._settled(self.facts, {}, alone)
+        overrides = silent(self.graph, self.facts, self._options.observed, self._options.threshold)
         while overrides:
             facts = facts_of.find(self.graph, self.tensors, replace(self._known, observed=overrides))
             found = self._settled(facts, overrides, alone)
@@ -145,7 +184,7 @@ class _Work:
             if _count(going) == _count(overrides):
                 return found
             overrides = going
-        return self._settled(self._facts, {}, alone)
+        return self._settled(self.facts, {}, alone)
 
     def _settled(self, facts: Facts, overrides: Mapping[str, Array], alone: Sequence[int] | Mapping[int, str]) -> _Attempt:
         """Decided again until nothing more goes: merging constants into a weight can cancel what it had for another."""
@@ -195,7 +234,10 @@ class _Work:
         return Totals(cost.parameters, cost.macs, size)
 
     def cut(self, attempt: _Attempt) -> Cut:
-        return cut(self.graph, attempt.removal, self.module, attempt.tensors)
+        """Made once for each attempt: rebuilding in two precisions and reporting need the same."""
+        if self._done is None or self._done[0] is not attempt:
+            self._done = attempt, cut(self.graph, attempt.removal, self.module, attempt.tensors)
+        return self._done[1]
 
     def rebuilt(self, attempt: _Attempt, dtype: torch.dtype | None = None) -> nn.Module:
         """A new module without the channels that go; float64: before any rounding; None: in the module's own precision."""
@@ -241,7 +283,7 @@ class _Work:
         Without a largest size: of those that would be idle at the example's.
         """
         base = prod(spatial([tuple(example.shape) for example in self._examples]))
-        facts, known = self._facts, prod(self._options.max_size or ())
+        facts, known = self.facts, prod(self._options.max_size or ())
         if self._options.max_size is None:
             pixels = {s.name: prod(s.call.shape[2:]) for s in self.graph.steps if s.op in NORMS}
             if not pixels:

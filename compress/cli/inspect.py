@@ -69,18 +69,14 @@ def inspect(
 def _look(loaded: LoadedNetwork, spec: ModelSpec, folder: Path | None, limit: int, seed: int, talk: Talk) -> Inspection:
     import torch
 
-    from compress import photos
     from compress.channels.inspect import inspect as inspection_of
-    from compress.networks.batches import photo_batches, spread
+    from compress.cli.observing import Watched
 
-    batches = None
-    if folder:
-        paths = spread(photos.list_photos(folder), limit)
-        height, width = (spec.examples[0][2:] * 2)[:2] or (1, 1)
-        batches = photo_batches(spec, paths, (height, width))
-        talk.say(f"looking at {len(paths)} photos of {folder} at {height}x{width}")
+    height, width = (spec.examples[0][2:] * 2)[:2] or (1, 1)
+    watched = Watched(folder, spec, (height, width), talk, limit) if folder else None
     generator = torch.Generator().manual_seed(seed)
     examples = [torch.randn(shape, generator=generator) for shape in spec.examples]
+    batches = watched.batches("watching") if watched else None
     return inspection_of(loaded.module, examples, formats=spec.inputs, batches=batches)
 
 

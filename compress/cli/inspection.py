@@ -14,10 +14,11 @@ from compress.cli.common import Talk
 
 if TYPE_CHECKING:
     from compress.channels.advice import Remark
-    from compress.channels.inspect import Inspection, Space, Totals
+    from compress.channels.inspect import Inspection, Space
     from compress.channels.labels import Array
     from compress.channels.layers import Layer
     from compress.channels.receptive import Field
+    from compress.channels.report import Totals
 
 WIDE = 98
 MOST_LAYERS, MOST_SPACES = 32, 24
@@ -132,7 +133,7 @@ def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: 
         "channels of": [_middle(space.name, 30) for space in rows],
         "width": [str(space.width) for space in rows],
         "idle, proved": [_proved(space) for space in rows],
-        f"up to {_by(found.inputs[0][2:])}": [str(len(space.up_to_size) or "") for space in rows],
+        "up to a size": [str(len(space.up_to) or "") for space in rows],
     }
     if inputs:
         columns[f"dead on {inputs} photos"] = [_count(space.seen.dead if space.seen else None) for space in rows]
@@ -159,7 +160,7 @@ def _count(channels: Array | None) -> str:
 
 def _tells(space: Space) -> bool:
     moved = space.seen is not None and bool(space.seen.still.any())
-    return bool(space.idle or space.up_to_size or moved)
+    return bool(space.idle or space.up_to or moved)
 
 
 def _proved(space: Space) -> str:

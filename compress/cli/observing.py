@@ -16,16 +16,17 @@ if TYPE_CHECKING:
 
 
 class Watched:
-    """The photos of a folder as inputs of a network at `size` (height, width).
+    """The photos of a folder as inputs of a network at `size` (height, width). `most`: so many of them at most, from all over it.
 
     Raises ImageError for a folder without photos, NetworkError when the network does not take photos.
     """
 
-    def __init__(self, folder: Path, spec: ModelSpec, size: tuple[int, int], talk: Talk) -> None:
-        from compress.networks.batches import photo_batches
+    def __init__(self, folder: Path, spec: ModelSpec, size: tuple[int, int], talk: Talk, most: int | None = None) -> None:
+        from compress.networks.batches import photo_batches, spread
         from compress.photos import list_photos
 
-        self._paths = list_photos(folder)
+        found = list_photos(folder)
+        self._paths = spread(found, most or len(found))
         self._spec, self._size, self._talk = spec, size, talk
         photo_batches(spec, [], size)
 
