@@ -372,6 +372,22 @@ def test_bad_input_is_one_line(folder: Path, arguments: list[str], message: str,
     assert not Path("out").exists()
 
 
+def test_code_that_fails_at_work_is_one_line(folder: Path) -> None:
+    """In the commands that run a network and trace nothing."""
+    for words, message in (
+        (["stylize", "net.pth", "photos/0.png", "-o", "out"], "tests.foreign_nets:Raises does not run on a picture of "),
+        (["finetune", "net.pth", "--teacher", "net.pth", "--teacher-network", FACTORY.format("Net"), "--teacher-format", "0..1",
+          "--images", "photos", "--steps", 1, "--size", 32, "-o", "out"], "the network does not run on a picture of 32x32"),
+    ):  # fmt: skip
+        done = run(*words, *told("Raises", "1x3x32x32"), "--image-format", "0..1")
+        assert done.exit_code == 1, done.output
+        assert message in done.stderr
+        assert "first line" in done.stderr
+        assert "Traceback" not in done.output
+    done = run("stylize", "two.pth", "photos/0.png", *told("ContentAndStyle", "1x3x12x16", "1x5x10x9"), "-o", "out")
+    assert "ContentAndStyle has 2 inputs: a photo cannot feed them all" in done.stderr
+
+
 OWN = """
 import torch
 from torch import nn

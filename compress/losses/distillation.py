@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compress.errors import NetworkError, UsageError
 from compress.image_format import ImageFormat
 from compress.networks import pixels
+from compress.networks.run import picture_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Distillation(nn.Module):
     def forward(self, photos: Tensor, outputs: Tensor) -> dict[str, Tensor]:
         """{"output", "features"}: each weighted; their sum is the loss. A term with weight 0 is left out."""
         with torch.no_grad():
-            wanted = pixels.decode(self.teacher(pixels.encode(photos, self.formats[0])).float(), self.formats[1])
+            made = picture_of(self.teacher, pixels.encode(photos, self.formats[0]), "the teacher")
+            wanted = pixels.decode(made.float(), self.formats[1])
         if wanted.shape != outputs.shape:
             raise NetworkError(
                 f"the teacher makes {tuple(wanted.shape)} where the network makes {tuple(outputs.shape)}",

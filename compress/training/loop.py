@@ -21,6 +21,7 @@ from torch.optim import Adam, Optimizer
 from compress.errors import MissingToolError, TrainingError, UsageError
 from compress.image_format import ImageFormat
 from compress.networks import pixels
+from compress.networks.run import picture_of
 from compress.training import state
 from compress.training.images import Crops, Prefetched
 from compress.training.stop import stop_between_steps
@@ -174,7 +175,7 @@ def _step(
 ) -> dict[str, float]:
     photos = torch.from_numpy(batch).to(device, non_blocking=True).permute(0, 3, 1, 2).float()  # channels-last already
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs = pixels.decode(network(pixels.encode(photos, formats[0])).float(), formats[1])
+        outputs = pixels.decode(picture_of(network, pixels.encode(photos, formats[0])).float(), formats[1])
         terms = objective(photos, outputs)
     total = torch.stack([term.float() for term in terms.values()]).sum()
     values = {name: float(term.detach()) for name, term in terms.items()}

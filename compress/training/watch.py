@@ -15,6 +15,7 @@ from rich.progress import Progress as Bar
 from torch import nn
 
 from compress.image_format import ImageFormat
+from compress.networks.run import picture_of
 from compress.photos import Pixels, encode
 from compress.training.loop import Progress, Watcher
 
@@ -73,7 +74,7 @@ class Previews:
         device = next(network.parameters()).device
         tensors = torch.from_numpy(self.formats[0].encode(self.photos)).to(device).permute(0, 3, 1, 2)
         with torch.no_grad():
-            made = network(tensors).float().permute(0, 2, 3, 1).cpu().numpy()
+            made = picture_of(network, tensors).float().permute(0, 2, 3, 1).cpu().numpy()
         network.train(was_training)
         rows = (self.photos.astype(np.float32), self.formats[1].decode(made))
         return np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
