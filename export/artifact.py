@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,8 @@ class Card:
 
     `parent`: sha256 of the network file that it was made of. `signature`: name of the TFLite signature. `rewrites`: name ->
     places, in the order they were made. `pictures`: what parity was measured on. `ran`: what executed the file. `search`: how the
-    layers of a mixed file were chosen (mixed.Search), empty for others.
+    layers of a mixed file were chosen (mixed.Search), empty for others. Of a TFLite file: `operators`: kind -> how often;
+    `delegates`: name -> what it makes of the file, and how that is known; `min_runtime`: the oldest runtime that has them all.
     """
 
     file: str
@@ -109,6 +110,9 @@ class Card:
     ran: str | None = None
     toolchain: Mapping[str, str] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    operators: Mapping[str, int] = field(default_factory=dict)
+    delegates: Mapping[str, Any] = field(default_factory=dict)
+    min_runtime: str | None = None
     version: int = VERSION
 
     def __post_init__(self) -> None:
@@ -138,9 +142,8 @@ class Card:
         try:
             if value["version"] != VERSION:
                 raise ArtifactError(f"the card has format version {value['version']}, this program reads {VERSION}")
-            plain = {f.name: value[f.name] for f in fields(cls) if f.name not in _LATER} | {
-                name: value.get(name, {}) for name in _LATER
-            }
+            plain = {f.name: value[f.name] for f in fields(cls) if f.name not in _LATER}
+            plain |= {name: value.get(name, absent()) for name, absent in _LATER.items()}
             converted = {
                 "size": (int(value["size"][0]), int(value["size"][1])) if value["size"] else None,
                 "inputs": tuple(map(Port.from_json, value["inputs"])),
@@ -157,12 +160,13 @@ class Card:
             raise ArtifactError(f"not a card: {type(error).__name__} {error}") from error
 
 
-_LATER = ("search",)  # what cards did not have at first: empty in older ones
+# What cards did not have at first, and what an older one has in its place.
+_LATER: dict[str, Callable[[], Any]] = {"search": dict, "operators": dict, "delegates": dict, "min_runtime": lambda: None}
 _PLAIN: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("file", "sha256", "kind", "layout", "variant"), (str,)),
     **dict.fromkeys(("bytes", "deflate_bytes", "version"), (int,)),
-    "search": (dict,),
-    **dict.fromkeys(("signature", "parent", "target", "pictures", "ran"), (str, type(None))),
+    **dict.fromkeys(("search", "operators", "delegates"), (dict,)),
+    **dict.fromkeys(("signature", "parent", "target", "pictures", "ran", "min_runtime"), (str, type(None))),
 }
 
 

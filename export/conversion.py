@@ -5,9 +5,11 @@ The judge is the file that was made, executed on real samples against the networ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,11 +76,12 @@ class Request:
 class Ran:
     """A file that ran: its ports in the network's order, what executed it, and its outputs laid out as the network's.
 
-    `search`: how its mix of layers was found.
+    `delegates`: name -> what it makes of the file. `search`: how its mix of layers was found.
     """
 
     path: Path
     engine: str
+    delegates: Mapping[str, Any]
     signature: str | None
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -199,7 +202,17 @@ def _ran(request: Request, variant: str, made: Path | Failure, yardstick: Yardst
     said = request.essentials(variant)
     taken = tuple(replace(ports_in[name], format=form) for name, form in said.inputs)
     given_ports = tuple(replace(ports_out[name], format=form) for name, form in said.outputs)
-    return Ran(made, seen.engine, seen.signature, taken, given_ports, results)
+    return Ran(made, seen.engine, _delegates(made, seen), seen.signature, taken, given_ports, results)
+
+
+def _delegates(path: Path, seen: runtime.Executed) -> dict[str, Any]:
+    """XNNPACK ran it, and is counted; what a GPU would make of it is known by TensorFlow's rules for operators only."""
+    ran = seen.executed
+    xnnpack = {key: ran[key] for key in ("nodes", "delegated", "partitions", "left") if key in ran} | {"known": "measured"}
+    said = path.with_name(f"{path.stem}{tflite.GPU_SUFFIX}")
+    refused = json.loads(said.read_text()) if said.exists() else None
+    gpu = {"known": "by the operators' rules, not executed", "refused": refused} if refused is not None else {}
+    return {"xnnpack": xnnpack} | ({"gpu": gpu} if gpu else {})
 
 
 def _as_file(array: NDArray[np.float32]) -> NDArray[np.float32]:

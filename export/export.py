@@ -15,7 +15,7 @@ import onnx
 from compress.errors import CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
 from compress.photos import list_photos
-from export import child, metadata, parity, rewrites, runtime
+from export import child, flatbuffer, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.conversion import Ran, Request, convert
@@ -225,8 +225,17 @@ class _Exporter:
                 stale.unlink(missing_ok=True)
             return Made(row.name, self.size, None, found.reason + self._kept(found.log))
         own = () if row.name == REFERENCE else (yardstick.measure(f"tflite {row.name}", found.results),)
-        _write(path, found.path.read_bytes())
-        about = {"variant": row.name, "size": self.size, "signature": found.signature, "rewrites": places}
+        payload = found.path.read_bytes()
+        _write(path, payload)
+        about: dict[str, Any] = {
+            "variant": row.name,
+            "size": self.size,
+            "signature": found.signature,
+            "rewrites": places,
+            "operators": flatbuffer.Graph.of(payload).counts,
+            "delegates": found.delegates,
+            "min_runtime": flatbuffer.min_runtime(payload),
+        }
         if found.search:
             about["search"] = found.search.to_json()
         artifact = self._carded(path, (found.inputs, found.outputs), found.engine, (*chain, *own), **about)

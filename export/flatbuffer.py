@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -82,6 +83,20 @@ class Graph:
 
     def name(self, tensor: int) -> str:
         return self.names[tensor]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each kind of operator occurs, by name."""
+        return dict(sorted(Counter(op.kind for op in self.ops).items()))
+
+
+def min_runtime(payload: bytes) -> str | None:
+    """The oldest TensorFlow Lite that has all of the file's operators, as the converter noted it; None where it did not."""
+    model = unpack(payload)
+    for entry in model.metadata or []:
+        if entry.name == b"min_runtime_version":
+            return bytes(model.buffers[entry.buffer].data).rstrip(b"\0").decode(errors="replace") or None
+    return None
 
 
 def _ops(model: Any, graph: Any) -> Iterator[Op]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import ConversionError
-from export import child, metadata, quantise, runtime
+from export import child, metadata, quantise, runtime, tflite
 from export.quantise import Layer
 from export.runtime import Runner, Tensor
 from export.variants import REFERENCE
@@ -152,6 +152,7 @@ def _search_here(job: Mapping[str, Any]) -> None:
         best = max(points, key=lambda point: point.db)
         raise ConversionError(f"no mix of layers reaches {job['least_db']:g} dB: the best has {best.db:.1f} dB")
     ratio = bench.x_dynamic(order[: chosen.dynamic])
+    Path(FILE).with_name(f"{Path(FILE).stem}{tflite.GPU_SUFFIX}").write_text(json.dumps(tflite.gpu_refusals(FILE)))
     found = Search(tuple(layer.name for layer in order), tuple(sorted(points, key=lambda p: p.dynamic)), chosen, ratio)
     Path(SAID).write_text(json.dumps(asdict(found)))
 

@@ -325,9 +325,10 @@ def dequantised(stored: Tensor, port: Port) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Executed:
-    """What a file did in a process of its own. `outputs`: for each sample, one array a port."""
+    """What a file did in a process of its own. `outputs`: for each sample, one array a port. `executed`: see Runner."""
 
     engine: str
+    executed: dict[str, Any]
     signature: str | None
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -367,9 +368,9 @@ def run_apart(path: Path, samples: Sequence[dict[str, Tensor]], seconds: float) 
         child.run([*child.module("export.runtime"), str(Path(path).resolve()), str(len(samples))], folder, seconds)
         said = json.loads((folder / "ports.json").read_text())
         with np.load(folder / "out.npz") as arrays:
-            outputs = tuple(map(Port.from_json, said["outputs"]))
+            inputs, outputs = (tuple(map(Port.from_json, said[side])) for side in ("inputs", "outputs"))
             results = tuple(tuple(arrays[f"{index}/{n}"] for n in range(len(outputs))) for index in range(len(samples)))
-    return Executed(said["engine"], said["signature"], tuple(map(Port.from_json, said["inputs"])), outputs, results)
+    return Executed(said["engine"], said["executed"], said["signature"], inputs, outputs, results)
 
 
 def _run_here(path: Path, samples: int) -> None:
@@ -382,8 +383,9 @@ def _run_here(path: Path, samples: int) -> None:
             for number, (port, tensor) in enumerate(zip(runner.outputs, runner.run_tensors(feeds), strict=True)):
                 results[f"{index}/{number}"] = dequantised(tensor, port)
     np.savez("out.npz", **results)  # type: ignore[arg-type]
+    about = {"engine": runner.engine, "signature": runner.signature, "executed": runner.executed()}
     ports = {"inputs": [p.to_json() for p in runner.inputs], "outputs": [p.to_json() for p in runner.outputs]}
-    Path("ports.json").write_text(json.dumps({"engine": runner.engine, "signature": runner.signature, **ports}))
+    Path("ports.json").write_text(json.dumps({**about, **ports}))
 
 
 def opened(source: Path | Artifact, image_format: ImageFormat | None = None) -> Artifact:

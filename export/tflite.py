@@ -10,6 +10,8 @@ calls this compares the result. Never here: running what comes out (runtime.py),
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import sys
@@ -28,6 +30,7 @@ from export.variants import REFERENCE, Variant
 
 COMMAND = child.module("export.tflite")
 SIGNATURE = "serving_default"
+GPU_SUFFIX = ".gpu.json"  # beside each file: the lines in which TensorFlow's rules refuse it for the GPU delegate
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _convert_here(order: dict[str, Any]) -> None:
         payload = make(tf, concrete, owner, row, order)
         partial = Path(f"{row['name']}.partial")
         partial.write_bytes(payload)
+        Path(f"{row['name']}{GPU_SUFFIX}").write_text(json.dumps(gpu_refusals(str(partial))))
         partial.rename(f"{row['name']}.tflite")
 
 
@@ -165,6 +169,17 @@ def _representative(order: dict[str, Any]) -> Callable[[], Any]:
                 yield {name: array.transpose(0, 2, 3, 1) if array.ndim == 4 else array for name, array in found.items()}
 
     return samples
+
+
+def gpu_refusals(path: str) -> list[str]:
+    """What TensorFlow's rules say against running a file on the GPU delegate, a line each. Operators only, not types."""
+    import tensorflow as tf
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        tf.lite.experimental.Analyzer.analyze(model_path=path, gpu_compatibility=True)
+    lines = [line.strip() for line in said.getvalue().splitlines()]
+    return list(dict.fromkeys(line for line in lines if line.startswith("GPU COMPATIBILITY WARNING")))
 
 
 def _quantised(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], order: dict[str, Any]) -> bytes:

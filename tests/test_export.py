@@ -147,6 +147,10 @@ def test_a_card_says_what_an_app_must_know(exported: Exported) -> None:
     assert card.toolchain["onnx2tf"] == "1.29.24"
     assert card.pictures == "3 of the calibration photos"
     assert card.rewrites == {"subpixel-convolution": 2, "reflect-pad": 6, "replicate-pad": 2, "instance-norm": 7}
+    assert card.operators["CONV_2D"] == 8
+    assert card.delegates["xnnpack"]["partitions"] >= 1
+    assert card.delegates["gpu"] == {"known": "by the operators' rules, not executed", "refused": []}
+    assert card.min_runtime is not None
     assert card.parent == hashlib.sha256(exported.net.read_bytes()).hexdigest()
 
 
