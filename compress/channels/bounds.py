@@ -183,12 +183,11 @@ class Bounds:
         cells = step.call.shape[1] // options["num_groups"] if step.op == "group_norm" else 1
         pixels = math.prod(step.call.shape[2:])
         largest = self._pixels.get(step.name, INF) if step.op != "batch_norm" else INF  # which counts the pictures of a batch too
-        width = source.high - source.low
-        width = width if step.op != "group_norm" else np.max(source.high) - np.min(source.low)
+        width = _width(source) if step.op != "group_norm" else _width(source.onto([1] * rank))
         reach = np.abs(scale) * _deviation(width, cells * largest - 1, options["eps"])
         reach = np.where(scale == 0, 0, reach)
         swing = Swing(shift, np.abs(scale), cells, pixels) if step.op != "batch_norm" else None
-        return rounded(Interval(shift - reach, shift + reach, swing), np.abs(shift) + finite(reach))
+        return rounded(Interval(shift - reach, shift + reach, swing), np.abs(shift) + finite(reach), reach == 0)
 
     def _layer_norm(self, step: Step, source: Interval) -> Interval:
         """Over the last axes, whose numbers are known at every size."""
@@ -198,14 +197,14 @@ class Bounds:
         shape = (1,) * (source.low.ndim - len(over)) + over
         scale, shift = (self._parameter(step, name, shape, default) for name, default in (("weight", 1.0), ("bias", 0.0)))
         count, eps = math.prod(over), float(step.call.options.get("eps") or 0)
-        low, high = np.min(source.low), np.max(source.high)
+        whole = source.onto([1] * source.low.ndim)
         if step.op == "rms_norm":
-            bound = _deviation(max(abs(low), abs(high)), count, eps)
+            bound = _deviation(np.maximum(np.abs(whole.low), np.abs(whole.high)), count, eps)
         else:
-            bound = _deviation(high - low, count - 1, eps)
+            bound = _deviation(_width(whole), count - 1, eps)
         reach = np.broadcast_to(np.abs(scale) * bound, np.broadcast_shapes(np.shape(scale), np.shape(shift)))
         found = Interval(np.atleast_1d(shift - reach), np.atleast_1d(shift + reach))
-        return rounded(found, np.abs(shift) + reach)
+        return rounded(found, np.abs(shift) + finite(reach), reach == 0)
 
     def _parameter(self, step: Step, argument: str, shape: Sequence[int], default: float) -> Array:
         name = step.call.tensors.get(argument)
@@ -213,6 +212,11 @@ class Bounds:
 
     def _double(self, name: str) -> Array:
         return np.asarray(self._tensors[name].detach().double().numpy())
+
+
+def _width(x: Interval) -> Array:
+    """With what rounding adds to it when a mean is taken off: a small epsilon magnifies that."""
+    return x.high - x.low + 2.0**-44 * x.size
 
 
 def _deviation(width: Array | float, others: float, eps: float) -> Array:
@@ -232,7 +236,7 @@ def _affine(source: Interval, slope: Array, offset: Array, size: Array) -> Inter
     """slope * source + offset; `size`: of the terms that make the offset."""
     ends = [np.where(slope == 0, 0, slope * end) + offset for end in (source.low, source.high)]
     found = Interval(np.minimum(*ends), np.maximum(*ends))
-    return rounded(found, np.abs(slope) * source.size + size)
+    return rounded(found, np.abs(slope) * source.size + size, slope == 0)
 
 
 # -- over space ------------------------------------------------------------------------------------------------------------
@@ -249,8 +253,7 @@ def _average(step: Step, x: Interval) -> Interval:
 def _mean(x: Interval) -> Interval:
     """Of numbers within x: rounding is relative to its ends."""
     rounding = 2.0**-44
-    low = np.where(x.low == x.high, x.low, x.low - rounding * finite(x.low))
-    return replace(x, low=low, high=np.where(x.low == x.high, x.high, x.high + rounding * finite(x.high)))
+    return replace(x, low=x.low - rounding * finite(x.low), high=x.high + rounding * finite(x.high))
 
 
 def _padded(step: Step, x: Interval) -> Interval:
@@ -282,8 +285,7 @@ def _sum(step: Step, x: Interval) -> Interval:
 
 def _bicubic(step: Step, x: Interval) -> Interval:
     middle, half = (x.low + x.high) / 2, (x.high - x.low) / 2 * BICUBIC
-    found = rounded(Interval(middle - half, middle + half), x.size * 4)
-    return Interval(np.where(x.low == x.high, x.low, found.low), np.where(x.low == x.high, x.high, found.high))
+    return rounded(Interval(middle - half, middle + half), 16 * x.size, np.False_)
 
 
 _OVER_SPACE = {

@@ -60,11 +60,10 @@ class Interval:
         return np.maximum(finite(self.low), finite(self.high))
 
 
-def rounded(x: Interval, size: Array, slack: float = 0.0) -> Interval:
-    """Wider by what rounding can lose on terms of this size; an interval of one number is one that nothing was added to."""
-    lost = 16 * ULP * size + slack
-    alone = x.low == x.high
-    return replace(x, low=np.where(alone, x.low, x.low - lost), high=np.where(alone, x.high, x.high + lost))
+def rounded(x: Interval, size: Array, exact: Array | np.bool_, slack: float = 0.0) -> Interval:
+    """Wider by what rounding can lose on terms of this size, where it is not `exact`."""
+    lost = np.where(exact, 0.0, 16 * ULP * size + slack)
+    return replace(x, low=x.low - lost, high=x.high + lost)
 
 
 def fitted(x: Interval, labels: tuple[int, ...], traced: tuple[int, ...]) -> Interval:

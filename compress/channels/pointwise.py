@@ -33,11 +33,12 @@ MONOTONE = {
     "reciprocal", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sinh", "softplus", "softshrink", "sqrt", "sub", "subtract",
     "tanh", "true_divide", "addcmul", "addcdiv",
 }  # fmt: skip
-# Functions that turn round: monotone between these points.
+# Functions that turn round: monotone between these points (gelu has a form of its own for each of its two).
 TURNS = {
-    "abs": 0.0, "celu": 0.0, "cosh": 0.0, "elu": 0.0, "float_power": 0.0, "gelu": -0.7517915246935645, "hardswish": -1.5,
-    "hypot": 0.0, "leaky_relu": 0.0, "mish": -1.1924312145157545, "pow": 0.0, "prelu": 0.0, "rrelu": 0.0,
-    "silu": -1.2784645427610738, "square": 0.0,
+    "abs": (0.0,), "celu": (0.0,), "cosh": (0.0,), "elu": (0.0,), "float_power": (0.0,),
+    "gelu": (-0.7517915246935645, -0.7524614220710162), "hardswish": (-1.5,), "hypot": (0.0,), "leaky_relu": (0.0,),
+    "mish": (-1.1924312145157545,), "pow": (0.0,), "prelu": (0.0,), "rrelu": (0.0,), "silu": (-1.2784645427610738,),
+    "square": (0.0,),
 }  # fmt: skip
 JUMPS = {"ceil", "floor", "hardshrink", "round", "sgn", "sign", "trunc"}  # monotone, but not continuous
 POLES = {"div": "other", "divide": "other", "true_divide": "other", "reciprocal": "self", "addcdiv": "tensor2"}
@@ -75,7 +76,8 @@ def pointwise(step: Channelwise, inputs: Sequence[Interval], tensors: Mapping[st
         passes = swing if knots == (None, None) and step.op in _SAME else None
         return Interval(low, high, passes, swing.stretch(*knots) if swing and knots != (None, None) else None)
     sizes = [np.broadcast_to(x.size, shape) for x in inputs]
-    result = rounded(Interval(low, high), np.max([finite(low), finite(high), *sizes], axis=0), _slack(step))
+    saturated = (low == high) & np.any([np.broadcast_to(x.low < x.high, shape) for x in inputs], axis=0)
+    result = rounded(Interval(low, high), np.max([finite(low), finite(high), *sizes], axis=0), saturated, _slack(step))
     return replace(result, stretch=swing.stretch(*knots) if swing and knots != (None, None) else None)
 
 
@@ -102,14 +104,15 @@ def _meets_pole(step: Step, inputs: Sequence[Interval]) -> bool:
 
 
 def _ends(step: Step, name: str, x: Interval) -> tuple[Array, ...]:
-    """Where an argument is tried: its ends, and the point between them at which the function turns round."""
+    """Where an argument is tried: its ends, and the points between them at which the function turns round."""
     if name in (step.call.tensors.get("condition"), step.call.tensors.get("mask")):
         return np.zeros(x.low.shape), np.ones(x.low.shape)
     low, high = x.low, x.high
     if step.op in _GATES:
         low, high = np.maximum(low, _CLOSED), np.maximum(high, _CLOSED)
-    turn = 0.0 if len(step.inputs) == 1 and len(step.call.tensors) == 2 and step.op in _PRODUCTS else TURNS.get(step.op)
-    return (low, high) if turn is None else (low, high, np.clip(turn, low, high))
+    squares = len(step.inputs) == 1 and len(step.call.tensors) == 2 and step.op in _PRODUCTS
+    turns = (0.0,) if squares else TURNS.get(step.op, ())
+    return low, high, *(np.clip(turn, low, high) for turn in turns)
 
 
 _PRODUCTS = {"mul", "multiply"}
