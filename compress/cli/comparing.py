@@ -1,0 +1,58 @@
+"""What `compress bench --compare` shows: two files of records, pair by pair. Nothing is measured, no file is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.cli.common import Talk
+
+if TYPE_CHECKING:
+    from android_bench.compare import Comparison, Pair
+
+
+def compare_files(talk: Talk, before: Path, after: Path) -> dict[str, Any]:
+    """Show what became faster or slower, what cannot be told, and what has no counterpart; return the JSON document.
+
+    Raises MeasurementError that names file and line for damaged records.
+    """
+    from android_bench.compare import compare
+    from android_bench.record import read_records
+
+    found = compare(read_records(before), read_records(after))
+    _show(talk, found, f"{before} -> {after}")
+    return {"before": str(before), "after": str(after), **found.to_json()}
+
+
+def _show(talk: Talk, found: Comparison, title: str) -> None:
+    from android_bench.compare import runs_on
+
+    headers = ("file", "runs on", "before ms", "after ms", "after/before", "95 %", "p95 ms", "verdict")
+    talk.table(headers, [_row(pair) for pair in found.pairs], title=f"{title}: {len(found.pairs)} compared")
+    for pair in found.pairs:
+        name = f"{pair.after.artifact} on {runs_on(pair.after)}"
+        if pair.why:
+            talk.show(f"{name}: cannot tell: {'; '.join(pair.why)}")
+        for note in pair.notes:
+            talk.say(f"{name}: {note}")
+    for one in found.unmatched:
+        talk.show(f"not compared: {one.record.artifact} on {runs_on(one.record)} ({one.side}): {one.why}")
+    if not found.pairs:
+        talk.warn("the two files have nothing in common that can be compared")
+
+
+def _row(pair: Pair) -> tuple[str, ...]:
+    from android_bench.compare import runs_on
+    from android_bench.statistics import summarise
+
+    before, after, ratio = summarise(pair.before), summarise(pair.after), pair.ratio
+    return (
+        pair.after.artifact,
+        runs_on(pair.after),
+        f"{before.median_ms:.2f}",
+        f"{after.median_ms:.2f}",
+        f"{ratio.value:.3f}",
+        f"{ratio.low:.3f}..{ratio.high:.3f}",
+        f"{before.p95_ms:.2f} -> {after.p95_ms:.2f}",
+        pair.verdict,
+    )
