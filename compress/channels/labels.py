@@ -69,11 +69,11 @@ class Labels:
         tracked = (a >= 0) & (b >= 0)
         self._bundles.append((a[tracked], b[tracked]))
 
-    def pin(self, labels: Array, reason: str) -> None:
-        """These channels, and all that get tied to them, may never go. The first reason given is the one that is told."""
+    def pin(self, labels: Array, reason: str, first: bool = False) -> None:
+        """These channels, and all that get tied to them, may never go. The first reason is told."""
         atoms = labels[labels >= 0]
         if atoms.size:
-            self._pins.append((atoms.ravel(), reason))
+            self._pins.insert(0 if first else len(self._pins), (atoms.ravel(), reason))
 
     def settle(self) -> Units:
         roots = components(self._count, self._ties)

@@ -89,16 +89,20 @@ class Walk:
 
     # -- verbs for handlers ------------------------------------------------------------------------------------------------
 
-    def look(self, node: Node, along: int | None = None) -> Array:
-        """The label array of a tensor; a parameter used as data has its labels along its first axis longer than one, or `along`."""
+    def look(self, node: Node) -> Array:
+        """The label array of a tensor; a parameter used as data has its labels along its first axis longer than one."""
+        if node.name not in self.labels_of:
+            self.lay(node, next((axis for axis, size in enumerate(shape_of(node)) if size > 1), None))
+        return self.labels_of[self.name(node)]
+
+    def lay(self, node: Node, axis: int | None) -> None:
+        """Say along which axis the channels of a parameter lie, before it is looked at for the first time; None: along none."""
         if node.name not in self.labels_of:
             shape = shape_of(node)
             labels = np.full((1,) * len(shape), FIXED)
-            axis = next((a for a, size in enumerate(shape) if size > 1), None) if along is None else along
             if node.name in self.data and axis is not None:
                 labels = self.axis(self.data[node.name], axis).reshape([-1 if a == axis else 1 for a in range(len(shape))])
             self.labels_of[node.name] = labels
-        return self.labels_of[self.name(node)]
 
     def name(self, node: Node) -> str:
         """Of the tensor as later steps see it."""
@@ -289,7 +293,7 @@ class Walk:
     def _output(self, node: Node) -> None:
         sources = [self.current(source) for source in node.all_input_nodes if is_data(source)]
         for source in sources:
-            self.labels.pin(self.look(source), "an output of the network")
+            self.labels.pin(self.look(source), "an output of the network", first=True)
         self.outputs += self.names(sources)
 
     def _call(self, node: Node) -> None:

@@ -39,7 +39,8 @@ def embedding(walk: Walk, node: Node, arguments: Arguments) -> None:
     if table.name not in walk.data:
         walk.opaque(node, "an embedding that the network computes")
         return
-    labels = walk.look(table, 1)
+    walk.lay(table, 1)
+    labels = walk.look(table)
     if labels.shape[0] > 1:
         walk.opaque(node, "an embedding whose rows are channels elsewhere")
         return

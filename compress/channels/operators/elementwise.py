@@ -103,20 +103,22 @@ def _gate(value: Array, gate: Array) -> Array:
 def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
     """Tie the operands' channels where they meet, and return the output's labels."""
     rank = len(shape_of(node))
-    network = [operand for operand in operands if operand.name not in walk.data] or operands
+    network = [operand for operand in operands if operand.name not in walk.data or operand.name in walk.labels_of]
     along = [axis for axis in range(rank) if any(_padded(walk.look(operand), rank).shape[axis] > 1 for operand in network)]
     sizes = [_sizes(walk, operand, rank) for operand in operands]
-    padded = [
-        _padded(walk.look(operand, _axis(operand, size, along, rank)), rank)
-        for operand, size in zip(operands, sizes, strict=True)
-    ]
+    if not network:  # parameters among themselves: channels come first
+        along = [axis for axis in range(rank) if any(size[axis] > 1 for size in sizes)][:1]
+    for operand, size in zip(operands, sizes, strict=True):  # a parameter that meets others: the last of their axes that it has
+        shared = [axis - rank + len(shape_of(operand)) for axis in along if size[axis] > 1]
+        walk.lay(operand, shared[-1] if shared else None)
+    padded = [_padded(walk.look(operand), rank) for operand in operands]
     labels = np.full((1,) * rank, FIXED)
     for n, operand in enumerate(operands):
         here = padded[n]
         if any(here.shape[axis] > 1 and axis not in along for axis in range(rank)):
             walk.labels.pin(here, f"{walk.data.get(operand.name, operand.name)} does not lie along channels")
             continue
-        if any(sizes[n][axis] > 1 and here.shape[axis] == 1 for axis in along):
+        if here.size == 1 and any(sizes[n][axis] > 1 for axis in along):
             here = np.full([sizes[n][axis] if axis in along else 1 for axis in range(rank)], FIXED)
         if here.size == 1:
             continue
@@ -132,12 +134,6 @@ def _sizes(walk: Walk, operand: Node, rank: int) -> tuple[int, ...]:
     stretched = walk.stretched.get(operand.name, ())
     sizes = tuple(1 if axis in stretched else size for axis, size in enumerate(shape_of(operand)))
     return (1,) * (rank - len(sizes)) + sizes
-
-
-def _axis(operand: Node, size: Sequence[int], along: Sequence[int], rank: int) -> int | None:
-    """Where the channels of a parameter lie that meets others: the last of their axes that it has."""
-    shared = [axis for axis in along if size[axis] > 1]
-    return shared[-1] - rank + len(shape_of(operand)) if shared else None
 
 
 def _padded(labels: Array, rank: int) -> Array:

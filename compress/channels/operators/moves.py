@@ -28,6 +28,7 @@ def places(walk: Walk, node: Node) -> Array:
 
 
 def source_of(arguments: Arguments) -> Node:
+    """The tensor that an operator works on."""
     source = arguments.get("self", arguments.get("input"))
     assert isinstance(source, Node)
     return source

@@ -47,6 +47,7 @@ def _beside(walk: Walk, node: Node, sources: Sequence[Node], arrays: list[Array]
 
 
 def all_equal(values: Sequence[Array], tensors: Tensors) -> Array:
+    """The constant that all inputs have in common."""
     first, *others = np.broadcast_arrays(*values)
     return np.where(np.all([first == other for other in others], axis=0), first, np.nan)
 

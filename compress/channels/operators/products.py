@@ -93,6 +93,7 @@ def einsum(walk: Walk, node: Node, arguments: Arguments) -> None:
 
 
 def contract(walk: Walk, node: Node, operands: Sequence[tuple[Node, str]], out: str) -> None:
+    """An einsum of two operands, each with the letters of its axes."""
     one, two = operands
     if _as_linear(walk, node, one, two, out) or _as_linear(walk, node, two, one, out):
         return
