@@ -346,7 +346,13 @@ class Opaque:
 
 class GivesAnObject(Net):
     def forward(self, x: Tensor) -> Any:
-        return Opaque(super().forward(x))
+        y = super().forward(x)
+        return y, Opaque(y)
+
+
+class GivesNothing(Net):
+    def forward(self, x: Tensor) -> Any:
+        super().forward(x)
 
 
 class NoSuchKey(Net):

@@ -232,6 +232,11 @@ def test_networks_that_nothing_can_be_done_with_are_named() -> None:
     with pytest.raises(TraceError, match="a scripted network cannot be traced"):
         compress.strip(scripted, X)
 
+    with pytest.raises(TraceError, match=r"a scripted network cannot be traced \(here 1\)"):
+        folded(nn.Sequential(nn.ReLU(), scripted))
+    with pytest.raises(TraceError, match=r"the network has no numbers: 0\.weight is on the meta device"):
+        compress.strip(nn.Sequential(nn.Conv2d(3, 4, 1, device="meta")), X)
+
     class NoCopy(nn.Conv2d):
         def __deepcopy__(self, memo: object) -> nn.Module:
             raise OSError("a file handle cannot be copied")

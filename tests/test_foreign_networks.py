@@ -100,6 +100,7 @@ _BY_NUMBERS = "torch.export cannot follow the network: it decides by the numbers
             r"foreign_nets\.py:\d+: return .*\(only torch op",
         ),
         (nets.GivesAnObject, "torch.export does not know what the network gives: Found <class", "register_dataclass"),
+        (nets.GivesNothing, "the network gives no tensor, but NoneType", "tensors in tuples, lists and dicts are known"),
         (nets.NoSuchKey, "the network does not run on 1x3x12x16: KeyError: 'z', at foreign_nets.py:", "--example gives"),
         (nets.Endless, "the network does not run on 1x3x12x16: maximum recursion depth exceeded, at", "--example gives"),
         (nets.Ends, "the network does not run on 1x3x12x16: usage: train.py, at foreign_nets.py:", "--example gives"),

@@ -35,6 +35,7 @@ _TORCH, _PYTHON = str(Path(torch.__file__).parent), str(Path(copy.__file__).pare
 _OURS = str(Path(__file__).parent.parent) + os.sep
 _NAMED = re.compile(r'File "([^"]+)", line (\d+)')
 _LONGEST = 200
+_OUTPUTS = "tensors in tuples, lists and dicts are known; torch.export.register_dataclass makes a dataclass known"
 _VIEWS = {
     "alias", "chunk", "detach", "expand", "flatten", "getitem", "narrow", "permute", "reshape", "select", "slice",
     "split", "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
@@ -50,7 +51,9 @@ def program(module: nn.Module, examples: Sequence[Tensor], *, run: bool = True) 
     check_tensors(examples)
     with torch.no_grad():
         with TheirCode(lambda error: _does_not_run(error, examples)):
-            _ = module(*examples) if run else None
+            made = module(*examples) if run else examples
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(made)):
+            raise TraceError(f"the network gives no tensor, but {type(made).__name__}", _OUTPUTS)
         with TheirCode(_not_traced), quiet():
             return _functional(torch.export.export(module, tuple(examples)))
 
@@ -75,11 +78,16 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 def check_ready(module: nn.Module) -> None:
-    """Raise TraceError for a module that is no network to work on: scripted, or lazy and never run."""
-    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
-        raise TraceError("a scripted network cannot be traced", "give the module that it was scripted from")
-    if lazy := [name for name, t in (*module.named_parameters(), *module.named_buffers()) if is_lazy(t)]:
-        raise TraceError(f"the network has no shapes yet: {lazy[0]} is lazy", "run it once on an example where it is made")
+    """Raise TraceError for a module that is no network to work on: scripted, lazy and never run, or without numbers."""
+    scripted = [name for name, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+    if scripted:
+        where = f" (here {scripted[0]})" if scripted[0] else ""
+        raise TraceError(f"a scripted network cannot be traced{where}", "give the module that it was scripted from")
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise TraceError(f"the network has no shapes yet: {name} is lazy", "run it once on an example where it is made")
+        if tensor.is_meta:
+            raise TraceError(f"the network has no numbers: {name} is on the meta device", "load its weights first")
 
 
 def _functional(found: ExportedProgram) -> ExportedProgram:
@@ -124,8 +132,7 @@ def _not_traced(error: BaseException) -> TraceError:
         said, help = "it decides by the numbers in a tensor", "torch.where or a mask takes one way for every input"
         return TraceError(f"torch.export cannot follow the network: {said}", _at(error, help))
     if "known type" in text:
-        hint = "tensors in tuples, lists and dicts are known; torch.export.register_dataclass makes a dataclass known"
-        return TraceError(f"torch.export does not know what the network gives: {said_by(error)[:_LONGEST]}", hint)
+        return TraceError(f"torch.export does not know what the network gives: {said_by(error)[:_LONGEST]}", _OUTPUTS)
     help = "only torch operators on tensors can be traced; the rest belongs outside of forward"
     return TraceError(f"torch.export cannot follow the network: {said_by(error)[:_LONGEST]}", _at(error, help))
 
