@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress.cli.common import PATH, SIZE, Talk, command, net_options, output_option
+from compress.cli.comparing import check_picture, compare_files, draw_measured
 
 if TYPE_CHECKING:
     from android_bench.job import Job, Seen
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 MEASURED = (".safetensors", ".onnx", ".tflite")
 DELEGATE = "xnnpack|none|gpu|gpu-fp32|nnapi|FILE.so"
 PHONE_THREADS = 4
-SLOWEST_OPS = 10
 
 
 @command(
@@ -29,10 +29,12 @@ SLOWEST_OPS = 10
     compress bench dense.safetensors build/ --threads 2 --rounds 7 -o records.jsonl
     compress bench candy.pth --network johnson --size 480x640 --json
     compress bench build/ --all-devices --benchmark-binary android_aarch64_benchmark_model --delegate xnnpack --delegate gpu
+    compress bench build/ --plot cost.png
+    compress bench --compare before.jsonl after.jsonl
     """
 )
 @net_options
-@click.argument("files", nargs=-1, required=True, type=PATH, metavar="FILE...")
+@click.argument("files", nargs=-1, type=PATH, metavar="FILE...")
 @click.option("--device", "devices", multiple=True, metavar="cpu|android[:SERIAL]", help="Where; once a device.  [default: cpu]")
 @click.option("--all-devices", is_flag=True, help="Every phone that adb sees, all at once.")
 @click.option("--benchmark-binary", type=PATH, help="The benchmark_model program that runs on phones.")
@@ -53,9 +55,18 @@ SLOWEST_OPS = 10
 @click.option("--samples", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed runs a process, at least.")
 @click.option("--size", type=SIZE, help="Height and width, where the file leaves them open.  [default: its own, or 256]")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=300, show_default=True, help="Seconds for a process.")
+@click.option("--compare", type=(PATH, PATH), metavar="BEFORE AFTER", help="Measure nothing: compare two files of records.")
+@click.option("--plot", type=PATH, help="Draw latency against size, and quality where a card has it (.png, .svg or .pdf).")
 @output_option("Records, one JSON line each (.jsonl).", required=False)
 def bench(
-    talk: Talk, net: NetOptions, files: tuple[Path, ...], output: Path | None, force: bool, **settings: Any
+    talk: Talk,
+    net: NetOptions,
+    files: tuple[Path, ...],
+    compare: tuple[Path, Path] | None,
+    plot: Path | None,
+    output: Path | None,
+    force: bool,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Time networks (torch), .onnx (ONNX Runtime) and .tflite (XNNPACK) files side by side on this CPU, .tflite also on phones.
 
@@ -68,11 +79,17 @@ def bench(
     from compress.errors import CompressError, UsageError
     from compress.files import check_output
 
+    if compare and not (files or output or plot):
+        return compare_files(talk, *compare)
+    if compare or not files:
+        raise UsageError("either FILES to measure, or --compare BEFORE AFTER alone", "compress bench --help shows how")
     where = places(settings["devices"], settings["all_devices"])
     paths = expanded(files, {place.device for place in where})
     _check_cards(paths)
     if output:
         check_output(output, force=force, inputs=paths)
+    if plot:
+        check_picture(plot, force, paths)
     run = Run(jobs_for(paths, where, net, settings), settings["rounds"], settings["seed"])
     try:
         run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen, len(run.jobs) == 1))
@@ -85,7 +102,9 @@ def bench(
         _finish(talk, run.measured(), output)
         raise
     _finish(talk, run.measured(), output)
-    return {"records": [document(record) for record in run.records()]}
+    if plot:
+        draw_measured(talk, plot, run.measured())
+    return {"records": [document(record) for record in run.records()], **({"plot": str(plot)} if plot else {})}
 
 
 def expanded(files: Sequence[Path], devices: Collection[str] = ("cpu",)) -> list[Path]:
@@ -184,80 +203,10 @@ def _say(talk: Talk, progress: str, job: Job, seen: Seen | CompressError, is_alo
 def _finish(talk: Talk, measured: Sequence[tuple[Job, Record]], output: Path | None) -> None:
     """Show what was measured, if anything was, and then write it: a full disk does not take the table with it."""
     from android_bench.record import write_records
+    from compress.cli.timings import show
 
     if measured:
-        _show(talk, measured)
+        show(talk, measured)
     if measured and output:
         write_records(output, [record for _, record in measured])
         talk.say(f"{len(measured)} records in {output}")
-
-
-def _show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
-    names = _names([Path(job.path) for job, _ in measured])
-    records = [record for _, record in measured]
-    firsts = [
-        next(one for other, one in measured if other.place == job.place) for job, _ in measured
-    ]  # a place has its own rounds
-    headers = ("file", "runs on", "MB", "median ms", "95 %", "min ms", "x first")
-    rows = [(name, *_cells(record, first)) for name, record, first in zip(names, records, firsts, strict=True)]
-    inputs = " or ".join(dict.fromkeys("x".join(map(str, shape)) for record in records for shape in record.inputs))
-    threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
-    talk.table(headers, rows, title=f"input {inputs}, threads {threads}, rounds {len(records[0].rounds)}")
-    for name, record in zip(names, records, strict=True):
-        _show_parity(talk, f"{name} on {_runs_on(record)}", record)
-        _show_profile(talk, f"{name} on {_runs_on(record)}", record)
-    _warn(talk, names, records)
-
-
-def _show_parity(talk: Talk, name: str, record: Record) -> None:
-    for parity in (round_.parity for round_ in record.rounds if round_.parity):
-        if parity["psnr_db"] is None:
-            talk.show(f"{name}: the photo comes out exactly as here")
-        else:
-            talk.show(f"{name}: the photo comes out {parity['psnr_db']:.1f} dB from here, at most {parity['max_abs']:.1f} of 255")
-
-
-def _show_profile(talk: Talk, name: str, record: Record) -> None:
-    """The slowest ops: a network has hundreds, and the record has them all."""
-    ops = sorted((op for round_ in record.rounds for op in round_.profile), key=lambda op: -(op["avg_ms"] or 0))
-    rows = [(op["name"] or "", op["op"], op["graph"] or "", f"{op['avg_ms'] or 0:.3f}") for op in ops[:SLOWEST_OPS]]
-    if rows:
-        talk.table(("op", "kind", "inside", "ms"), rows, title=f"{name}: the {len(rows)} slowest of {len(ops)} ops")
-
-
-def _cells(record: Record, first: Record) -> tuple[str, ...]:
-    from android_bench.statistics import paired_ratio, summarise
-
-    summary, ratio = summarise(record), paired_ratio(record, first)
-    return (
-        _runs_on(record),
-        f"{record.bytes / 1e6:.2f}",
-        f"{summary.median_ms:.2f}",
-        f"{summary.low_ms:.2f}..{summary.high_ms:.2f}",
-        f"{summary.min_ms:.2f}",
-        "1" if record is first else f"{ratio.value:.3g} ({ratio.low:.3g}..{ratio.high:.3g})",
-    )
-
-
-def _warn(talk: Talk, names: Sequence[str], records: Sequence[Record]) -> None:
-    from android_bench.statistics import doubts
-
-    for name, record in zip(names, records, strict=True):
-        if found := doubts(record):
-            talk.warn(f"{name} on {_runs_on(record)}: {'; '.join(found)}")
-    if len({tuple(tuple(sorted(shape)) for shape in record.inputs) for record in records}) > 1:  # NCHW or NHWC: the same work
-        talk.warn("the inputs differ in size: these ratios compare unlike work")
-
-
-def _runs_on(record: Record) -> str:
-    """The backend; of a phone its name, and what was asked for there."""
-    if record.device != "android":
-        return record.backend
-    precision = " fp32" if record.executed.get("fp32") else ""
-    return f"{record.host.get('name')} {record.executed.get('requested')}{precision}"
-
-
-def _names(paths: Sequence[Path]) -> list[str]:
-    """File names, with the folder in front where two files share one."""
-    shared = {path.name for path in paths if len({other for other in paths if other.name == path.name}) > 1}
-    return [f"{path.parent.name}/{path.name}" if path.name in shared else path.name for path in paths]
