@@ -1,7 +1,8 @@
-"""What `compress bench --compare` shows: two files of records, pair by pair. Nothing is measured, no file is written."""
+"""What `compress bench --compare` shows, two files of records pair by pair, and what `--plot` draws. Never here: measuring."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ from compress.cli.common import Talk
 
 if TYPE_CHECKING:
     from android_bench.compare import Comparison, Pair
+    from android_bench.job import Job
+    from android_bench.record import Record
 
 
 def compare_files(talk: Talk, before: Path, after: Path) -> dict[str, Any]:
@@ -56,3 +59,24 @@ def _row(pair: Pair) -> tuple[str, ...]:
         f"{before.p95_ms:.2f} -> {after.p95_ms:.2f}",
         pair.verdict,
     )
+
+
+def check_picture(path: Path, force: bool, inputs: Sequence[Path]) -> None:
+    """Before anything is measured. Raises UsageError, MissingToolError, OutputError."""
+    from android_bench.plot import SUFFIXES
+    from compress.errors import UsageError, require
+    from compress.files import check_output
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: no picture format has the suffix {path.suffix!r}", f"one of {', '.join(SUFFIXES)}")
+    require("matplotlib", "plot")
+    check_output(path, force=force, inputs=inputs)
+
+
+def draw_measured(talk: Talk, path: Path, measured: Sequence[tuple[Job, Record]]) -> None:
+    """What was measured, as a picture."""
+    from android_bench.compare import runs_on
+    from android_bench.plot import draw, point
+
+    draw(path, [point(Path(job.path), runs_on(record), record) for job, record in measured], "latency, size and quality")
+    talk.say(f"picture: {path}")
