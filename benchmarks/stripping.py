@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -59,8 +60,9 @@ def ours(net: nn.Module, case: Stranger) -> Done:
     except Exception as error:  # the same measure for both
         return Done(None, time.perf_counter() - start, {"strip": _said(error)})
     seconds = time.perf_counter() - start
-    kept = {space.name: space.reason for space in done.report.spaces if space.reason and "an output" not in space.reason}
-    return Done(done.module, seconds, {**kept, **done.report.left_alone})
+    whole = [space for space in done.report.spaces if space.reason and space.before == space.after]
+    kept = {space.name: _short(space.reason) for space in whole if "an output" not in space.reason}
+    return Done(done.module, seconds, kept)
 
 
 def theirs(net: nn.Module, case: Stranger) -> Done:
@@ -131,6 +133,7 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
         zero_(net, case, trace(net, case.inputs()))
         if kind == "shifted":
             _shift_back(net, whole)
+        _run(net, case.inputs())  # without gradients: the old kind of weight norm can be copied then
         before = widths_of(net)
         could = sum(before.values()) - sum(case.widths.values())
         tools: dict[str, Tool] = {"compress strip": ours, "Torch-Pruning": theirs}
@@ -169,7 +172,11 @@ def _run(net: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}"
+    return _short(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 120, placeholder=" ...")
 
 
 def main() -> None:

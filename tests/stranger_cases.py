@@ -116,8 +116,6 @@ GROWN = {"head": 3, "wide1": 8, "narrow1": 3, "wide2": 7, "narrow2": 3, "tail": 
 GROWN_DEAD = {
     "head": [0, 2, 5], "narrow1": [0, 2, 5], "narrow2": [0, 2, 5], "wide1": range(1, 16, 2), "wide2": range(1, 13, 2),
 }  # fmt: skip
-INPUT_TAIL = {"tail": "an input of the network"}  # the mean that is subtracted there is added to the tail's channels
-
 STRANGERS: dict[str, Stranger] = {
     "johnson": Stranger(
         partial(Johnson, widths=[6, 10, 14], hidden=9, blocks=2), [PICTURE], SIZES,
@@ -161,8 +159,8 @@ STRANGERS: dict[str, Stranger] = {
         {"sub_mean": 2, "head.0": 4, "body.0.body.0": 6, "body.0.body.2": 4, "body.1.body.0": 5, "body.1.body.2": 4, "body.2": 4,
          "tail.0": 4 * 4, "tail.2": 3 * 4, "tail.4": 2, "add_mean": 3},
     ),
-    "wdsr": Stranger(partial(pictures.WDSR, parametrizations.weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD, INPUT_TAIL),
-    "wdsr, old hooks": Stranger(partial(pictures.WDSR, weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD, INPUT_TAIL),
+    "wdsr": Stranger(partial(pictures.WDSR, parametrizations.weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD),
+    "wdsr, old hooks": Stranger(partial(pictures.WDSR, weight_norm), [SMALL], UPSCALED, GROWN, GROWN_DEAD),
     "rrdb": Stranger(
         pictures.RRDBNet, [SMALL], UPSCALED,
         {"first": 4, "block1.convs.0": 2, "block1.convs.1": 3, "block1.convs.2": 2, "block1.convs.3": 3, "block1.last": 4,
@@ -301,7 +299,7 @@ STRANGERS: dict[str, Stranger] = {
         {"intro": 6, "block1.conv1": 2 * 4, "block1.conv2": 2 * 4, "block1.attend": 4, "block1.conv3": 6, "block1.conv4": 2 * 5,
          "block1.conv5": 6, "down": 10, "block2.conv1": 2 * 4, "block2.conv2": 2 * 4, "block2.attend": 4, "block2.conv3": 10,
          "block2.conv4": 2 * 6, "block2.conv5": 10, "up.0": 24, "ending": 3},
-        stays={"intro": "over channels counts them", "down": "over channels counts them", "ending": "an input of the network"},
+        stays={"intro": "over channels counts them", "down": "over channels counts them"},
     ),
     "imdn": Stranger(
         further.IMDN, [SMALL], UPSCALED, {"first": 4, "c1": 12, "c2": 12, "c3": 2, "fuse": 4, "up.0": 12},

@@ -1,12 +1,14 @@
-"""The comparison with Torch-Pruning measures what it says: the same dead channels, removed or named, how far the output moves."""
+"""The comparison with Torch-Pruning measures what it says, and the page about stripping shows what there is."""
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +79,11 @@ def test_tables_by_hand(script, tmp_path):
     assert "torch-pruning 1.0, torch 9.9; Abacus, 1 thread, 2030-01-02." in totals
     faults = tables.stripping_faults(tmp_path)
     assert "| a | theirs | `x`, `y` | Error: no |\n| b | ours | `z` | counts |" in faults
+
+
+def test_the_page_runs():
+    torch.manual_seed(7)
+    assert doctest.testfile(str(ROOT / "docs" / "stripping.md"), module_relative=False).failed == 0
 
 
 def test_the_figure_is_what_its_script_draws(tmp_path):
