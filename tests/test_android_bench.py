@@ -260,6 +260,34 @@ def test_another_program_is_recognised_as_none(phones, model, tmp_path):
     assert "this is no benchmark_model" in result.stderr
 
 
+SAID = Path(__file__).parent / "data" / "benchmark_model"
+
+
+def test_the_program_of_litert(phones, model, tmp_path):
+    """Told apart by its help; its libraries come with it; what it said on a phone is read."""
+    phones.add()
+    script = tmp_path / "litert" / "benchmark_model"
+    script.parent.mkdir()
+    (script.parent / "libLiteRt.so").write_bytes(b"library")
+    help_, out, err = (SAID / name for name in ("help_litert.txt", "litert_stdout.txt", "litert_stderr.txt"))
+    script.write_text(
+        f'#!/bin/sh\n[ -f $LD_LIBRARY_PATH/libLiteRt.so ] || exit 7\necho "$@" >>$PHONE/state/flags\n'
+        f"case $1 in --help) cat {help_} ;; *) cat {out}; cat {err} >&2 ;; esac\n"
+    )
+    result = bench(phones, model, "--benchmark-binary", script, "--delegate", "gpu", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)["records"][0]
+    assert record["executed"]["engine"] == "benchmark_model (litert)"
+    assert (record["executed"]["delegated"], record["executed"]["nodes"], record["executed"]["partitions"]) == (38, 41, 2)
+    assert record["executed"]["others"][0]["nodes"] == 3
+    assert record["executed"]["verdict"] == "partly delegated"
+    assert record["median_ms"] == pytest.approx(24.999)
+    assert record["rounds"][0]["peak_bytes"] == pytest.approx(70.12 * 2**20, rel=1e-3)
+    assert "--use_gpu=true" in phones.phones[0].system.state("flags").read_text()
+    result = bench(phones, model, "--benchmark-binary", script, "--delegate", "nnapi")
+    assert (result.exit_code, "LiteRT's benchmark_model runs on the CPU (XNNPACK) or the GPU" in result.stderr) == (2, True)
+
+
 FAILURES = [
     ({"die": "before", "code": 3}, "exit code 3"),
     ({"die": "before", "signal": 9}, "the system killed it: out of memory?"),

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +174,18 @@ class _Bench:
         return mask
 
     def _executed(self, result: Result, options: Options) -> dict[str, Any]:
-        replaced = [one for one in result.replacements if one.total is not None]
+        replaced = result.replacements  # what the first one, which was asked for, leaves, XNNPACK takes
+        own = [one for one in replaced if one.delegate == replaced[0].delegate]
+        totals = [one.total for one in own if one.total is not None]
         return {
             "engine": f"benchmark_model ({self.kind.name})",
             "requested": options.delegate if options.xnnpack is not False else "none",
             "delegate": list(result.executed_by),
             "verdict": result.verdict.value,
-            "nodes": max((one.total for one in replaced if one.total is not None), default=None),
-            "delegated": sum(one.nodes for one in replaced) if replaced else None,
-            "partitions": sum(one.partitions for one in replaced) if replaced else None,
+            "nodes": sum(totals) if totals and len(totals) == len(own) else None,
+            "delegated": sum(one.nodes for one in own) if own else None,
+            "partitions": sum(one.partitions for one in own) if own else None,
+            "others": [asdict(one) for one in replaced if one not in own],
             "gpu_backend": result.gpu_backend,
             "fp32": options.gpu_fp32 if options.delegate == "gpu" else None,
             "xnnpack": result.xnnpack,
