@@ -244,6 +244,33 @@ def test_files_that_do_not_fit_are_told_by_their_own_names(tmp_path: Path) -> No
     assert caught.value.hint == "save the one that is meant by itself"
 
 
+def test_parts_that_make_no_weight_are_told(tmp_path: Path) -> None:
+    """Ranks that nothing can be made of, a part too few, a weight whose parts make NaN, a class without shapes."""
+    tensors = {name: tensor for name, tensor in plain().state_dict().items() if name != "0.weight"}
+    weight = plain()[0].weight.detach()
+    for parts in (
+        {"0.weight_g": torch.ones(1, 1, 1, 1, 1, 5), "0.weight_v": weight},
+        {"0.weight_v": weight},
+        {"0.weight_mask": weight},
+        {"0.weight_orig": weight, "0.weight_u": torch.ones(7), "0.weight_v": torch.ones(27)},
+        {"0.weight_g": torch.ones(5, 1, 1, 1), "0.weight_v": weight[:4]},
+    ):
+        with pytest.raises(NetworkError, match="weights do not fit the network"):
+            load_foreign(plain(), {**tensors, **parts})
+    torch.save({**tensors, "0.weight_g": torch.zeros(5, 1, 1, 1), "0.weight_v": weight * 0}, tmp_path / "zero.pth")
+    with pytest.raises(NetworkError, match=r"zero\.pth: NaN or inf in 0\.weight"):
+        open_network(tmp_path / "zero.pth", NetOptions("tests.test_foreign_networks:old_first"))
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3)).state_dict(), tmp_path / "lazy.pth")
+    with pytest.raises(TraceError, match=r"no shapes yet: 0\.weight is lazy"):
+        compress.load(nets.lazy, tmp_path / "lazy.pth")
+
+
+def old_first() -> nn.Sequential:
+    net = plain()
+    weight_norm(net[0])
+    return net
+
+
 def test_what_is_no_factory(tmp_path: Path) -> None:
     torch.save(plain().state_dict(), tmp_path / "net.pth")
     with pytest.raises(UsageError, match="a Sequential is no factory of networks") as caught:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 
-from compress.channels.export import copied
+from compress.channels.export import check_ready, copied
 from compress.channels.fold import fold_
 from compress.channels.rebuild import load_strictly
 
@@ -29,8 +29,9 @@ def load_foreign(module: nn.Module, tensors: Tensors) -> nn.Module:
     """`module` with a state dict of another tool, loaded strictly.
 
     Where one of the two has a weight whole and the other in parts (weight norm, spectral norm, pruning masks), a copy with whole
-    weights comes back. Raises NetworkError that names what does not fit.
+    weights comes back. Raises NetworkError that names what does not fit, TraceError for a lazy or scripted network.
     """
+    check_ready(module)
     named = named_for(module, tensors)
     if named.keys() != module.state_dict().keys():
         other = _in_parts_like(module, tensors)
@@ -101,13 +102,14 @@ def _in_parts_like(module: nn.Module, tensors: Tensors) -> nn.Module:
 
 
 def _hook(layer: nn.Module, local: str, full: str, parts: Tensors) -> bool:
+    rank = getattr(layer, local).dim()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the older hooks are deprecated; they are gone again when the weights are loaded
         if f"{full}_mask" in parts and f"{full}_orig" in parts:
             prune.identity(layer, local)
-        elif f"{full}_g" in parts and f"{full}_v" in parts:
+        elif f"{full}_g" in parts and f"{full}_v" in parts and parts[f"{full}_g"].dim() in (0, rank):
             weight_norm(layer, local, _axis(parts[f"{full}_g"]))
-        elif f"{full}_u" in parts and f"{full}_orig" in parts:
+        elif f"{full}_u" in parts and f"{full}_orig" in parts and rank > 1:
             spectral_norm(layer, local)
         else:
             return False

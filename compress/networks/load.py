@@ -20,8 +20,8 @@ from torch import nn
 
 from compress import checkpoint as checkpoints
 from compress import networks
-from compress.channels.export import place_of
-from compress.channels.fold import fold_, unwrapped
+from compress.channels.export import check_ready, place_of
+from compress.channels.fold import fold_, is_computed, unwrapped
 from compress.channels.rebuild import check_fit, load_strictly, rebuild, record_of
 from compress.checkpoint import Checkpoint
 from compress.errors import NetworkError, TheirCode, UsageError, said_by
@@ -76,7 +76,9 @@ def open_network(path: Path, options: NetOptions = NetOptions()) -> LoadedNetwor
         found = _recognised(path, options)
     found = replace(found, spec=_with_options(found.spec, options))
     module = build(found) if is_ours or found.spec.is_registered else load_foreign(new_module(found.spec), found.tensors).eval()
-    fold_(module)
+    if is_computed(module):
+        fold_(module)
+        checkpoints.check_finite(module.state_dict(), path)  # numbers that are finite can make one that is not
     return LoadedNetwork(module, found)
 
 
@@ -89,7 +91,9 @@ def build(checkpoint: Checkpoint, factory: Factory | None = None) -> nn.Module:
     """
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     if factory or not checkpoint.spec.is_registered:
-        module = rebuild(new_module(checkpoint.spec, factory), checkpoint.modules, shapes)
+        module = new_module(checkpoint.spec, factory)
+        check_ready(module)
+        rebuild(module, checkpoint.modules, shapes)
     else:
         with torch.device("meta"):
             made = call(networks.get(checkpoint.spec.network).factory, checkpoint.spec.network, checkpoint.spec.arguments)
