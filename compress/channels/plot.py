@@ -1,13 +1,14 @@
 """Draw how channels respond to photos: one panel a space, photos from top to bottom, channels from left to right.
 
 Blue is a response, the darker the stronger; orange is exactly none. So a channel that is dead on all photos is an orange line
-from top to bottom, and has a mark above. Blue and orange keep apart for every kind of colour vision.
+from top to bottom, and has a mark above; a hollow mark is over a channel that no layer reads. Blue and orange keep apart for
+every kind of colour vision.
 Never here: what is observed (observe.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,22 +37,23 @@ def chosen(responses: Mapping[str, Array], most: int = MOST_PANELS) -> list[str]
     return [name for name in responses if name in kept]
 
 
-def draw(path: Path, responses: Mapping[str, Array], title: str, note: str) -> None:
-    """Write the picture, whole or not at all. `responses`: space -> (photos, channels), in the order of the panels.
+def draw(path: Path, responses: Mapping[str, Array], unread: Mapping[str, Sequence[int]], title: str, note: str) -> None:
+    """Write the picture, whole or not at all. `responses`: space -> (photos, channels), in the order of the panels; `unread`: its
+    channels that no layer reads.
 
     The suffix of `path` is one of SUFFIXES. Raises OutputError for what the disk refuses; needs matplotlib.
     """
     from matplotlib import rc_context
 
     with rc_context({"svg.hashsalt": "compress", "font.family": "DejaVu Sans", "axes.edgecolor": _FAINT}):
-        figure = _figure(responses, title, note)
+        figure = _figure(responses, unread, title, note)
         # no date, no versions: the same picture gives the same bytes
         metadata: dict[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with write_whole(path) as partial:
             figure.savefig(partial, dpi=150, format=path.suffix.lower()[1:], metadata=metadata[path.suffix.lower()])
 
 
-def _figure(responses: Mapping[str, Array], title: str, note: str) -> Figure:
+def _figure(responses: Mapping[str, Array], unread: Mapping[str, Sequence[int]], title: str, note: str) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,18 +63,18 @@ def _figure(responses: Mapping[str, Array], title: str, note: str) -> Figure:
     figure = Figure(figsize=(11, height), facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
-        rows, columns, left=0.055, right=0.985, top=1 - 0.98 / height, bottom=0.34 / height, hspace=0.62, wspace=0.13
+        rows, columns, left=0.055, right=0.985, top=1 - 0.98 / height, bottom=0.34 / height, hspace=0.66, wspace=0.13
     )
     for number, (name, found) in enumerate(responses.items()):
         axes = figure.add_subplot(grid[number // columns, number % columns])
-        _panel(axes, name, found, first=number % columns == 0)
+        _panel(axes, name, found, unread.get(name, ()), first=number % columns == 0)
     figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, fontweight="bold", color=_INK, va="center")
     figure.text(0.055, 1 - 0.54 / height, note, fontsize=8.5, color=_FAINT, va="center")
     _legend(figure, height)
     return figure
 
 
-def _panel(axes: Axes, name: str, found: Array, first: bool) -> None:
+def _panel(axes: Axes, name: str, found: Array, unread: Sequence[int], first: bool) -> None:
     photos, width = found.shape
     dead = (found == 0).all(0)
     found = np.nan_to_num(found, nan=np.inf)
@@ -84,10 +86,14 @@ def _panel(axes: Axes, name: str, found: Array, first: bool) -> None:
         extent=(-0.5, width - 0.5, photos - 0.5, -0.5), rasterized=True,
     )  # fmt: skip
     marks = np.flatnonzero(dead)
-    axes.plot(marks, np.full(len(marks), 1.045), "v", transform=axes.get_xaxis_transform(), clip_on=False, ms=2.6, color=_NONE)
-    count = f"{len(marks)} of {width} dead" if len(marks) else f"{width} channels"
-    axes.set_title(_short(name), loc="left", fontsize=8.5, fontweight="bold", color=_INK, pad=7)
-    axes.set_title(count, loc="right", fontsize=8.5, color=_NONE if len(marks) else _FAINT, pad=7)
+    _mark(axes, marks, filled=True)
+    _mark(axes, np.setdiff1d(np.asarray(unread, int), marks), filled=False)
+    counts = (len(marks), "dead"), (len(unread), "unread")
+    said = ", ".join(f"{count} {what}" for count, what in counts if count)
+    axes.set_title(_short(name), loc="left", fontsize=8.5, fontweight="bold", color=_INK, pad=8.5)
+    axes.set_title(
+        f"{said} of {width}" if said else f"{width} channels", loc="right", fontsize=8.5, color=_NONE if said else _FAINT, pad=8.5
+    )
     axes.set_xticks(_ticks(width), minor=False)
     axes.set_yticks([0, photos - 1] if photos > 1 else [0], labels=["1", str(photos)] if photos > 1 else ["1"])
     axes.tick_params(labelsize=7, colors=_FAINT, length=2, width=0.6)
@@ -95,6 +101,13 @@ def _panel(axes: Axes, name: str, found: Array, first: bool) -> None:
         axes.set_ylabel("photos", fontsize=7.5, color=_FAINT, labelpad=-6)
     for side in axes.spines.values():
         side.set_linewidth(0.6)
+
+
+def _mark(axes: Axes, channels: Array, filled: bool) -> None:
+    place, face = axes.get_xaxis_transform(), _NONE if filled else "white"
+    axes.plot(
+        channels, np.full(len(channels), 1.05), "v", transform=place, clip_on=False, ms=2.8, mew=0.6, mec=_NONE, mfc=face
+    )  # fmt: skip
 
 
 def _legend(figure: Figure, height: float) -> None:

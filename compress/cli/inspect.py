@@ -125,5 +125,6 @@ def _draw(talk: Talk, plot: Path, network: str, found: Inspection, names: Sequen
     note = "one row a photo, one column a channel; each panel to its own strongest response"
     if len(drawn) < len(responses):
         note += f"; the {len(drawn)} of {len(responses)} spaces with most dead channels"
-    draw(plot, {name: responses[name] for name in drawn}, title, note)
+    unread = {space.name: space.unread for space in found.spaces}
+    draw(plot, {name: responses[name] for name in drawn}, unread, title, note)
     talk.show(f"\nwritten: {plot}")
