@@ -120,8 +120,7 @@ class Bounds:
 
     def _linear(self, step: Linear, source: Interval, shape: tuple[int, ...]) -> Interval:
         """Each tap meets its own pixel; those that may meet the zeros around the picture, or the gaps of strides, also meet 0."""
-        axis = len(shape) - 1 if step.op == "linear" else len(shape) - int(step.op[-2]) - 1
-        to = [step.into if a == axis else 1 for a in range(len(shape))]
+        to = [step.into if a == step.axis else 1 for a in range(len(shape))]
         along = source if source.low.shape == tuple(to) else source.onto([1] * len(shape))
         low, high = step.grouped(along.low), step.grouped(along.high)
         bias = self._double(step.bias) if step.bias else np.zeros(step.out)
@@ -129,7 +128,7 @@ class Bounds:
         result = np.where(silent, bias, -INF), np.where(silent, bias, INF)
         for end, found in zip(result, self._mixed(step, low, high, bias[rows], rows), strict=True):
             end[rows] = found
-        where = [step.out if a == axis else 1 for a in range(len(shape))]
+        where = [step.out if a == step.axis else 1 for a in range(len(shape))]
         return Interval(result[0].reshape(where), result[1].reshape(where))
 
     def _bounded(self, step: Linear, low: Array, high: Array) -> tuple[Array, Array]:

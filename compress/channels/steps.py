@@ -112,16 +112,17 @@ class Joint(Step):
 
 @dataclass(frozen=True)
 class Move(Step):
-    """`index` (k, *output label shape): flat positions in the inputs' label arrays, one after the other; -1: from nowhere.
+    """`index` (k, *output label shape): flat positions in the inputs' label arrays, one after the other; -1: a number, `nowhere`.
 
     With k > 1 an output channel holds k input channels side by side in space, and is constant when they are equal.
     """
 
     index: Array
+    nowhere: float = np.nan
 
     def constants(self, values: Sequence[Array], shape: tuple[int, ...], tensors: Tensors) -> Array:
         flat = np.concatenate([np.ravel(value) for value in values])
-        found = np.where(self.index >= 0, flat[self.index], np.nan)
+        found = np.where(self.index >= 0, flat[self.index], self.nowhere)
         return np.where((found == found[0]).all(axis=0), found[0], np.nan)
 
     def reads(self, live: Array, values: Sequence[Array], tensors: Tensors) -> list[Array]:
@@ -139,7 +140,8 @@ class Linear(Step):
 
     `out`, `into`: widths. `inside` (taps): the tap meets the picture at every pixel of every size, so that a constant passes
     through it unchanged; False where padding or the gaps of a transposed convolution get in the way. `positions`: how often
-    each tap is used in the traced call, for the cost. `owner`: name of the module that can be given a bias, or None.
+    each tap is used in the traced call, for the cost. `owner`: name of the module that can be given a bias, or None. `axis`: of
+    the output that holds the channels.
     """
 
     weight: str
@@ -151,6 +153,7 @@ class Linear(Step):
     inside: tuple[bool, ...]
     positions: int
     owner: str | None
+    axis: int
 
     def matrix(self, tensors: Tensors) -> Tensor:
         """The weight as (groups, out / groups, in / groups, taps)."""

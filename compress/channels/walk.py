@@ -135,7 +135,7 @@ class Walk:
         source, flat = self.name(node), f"{node.name}.space"
         self._tie_places(index, labels.ravel(), self.why(node))
         self.labels_of[flat] = labels.ravel()[index[0]]
-        self.steps.append(Move(flat, "flatten", module_of(node), (source,), index))
+        self.steps.append(Move(flat, "flatten", module_of(node), (source,), index, call=Call(shape=shape_of(node))))
         self._flat[node.name] = flat
         return True
 
@@ -170,13 +170,14 @@ class Walk:
         step = Channelwise(name, op_of(node), module_of(node), self.names(inputs), evaluate, call=self._call_of(node))
         self.steps.append(step)
 
-    def move(self, node: Node, inputs: Sequence[Node], index: Array, into: str | None = None) -> None:
+    def move(self, node: Node, inputs: Sequence[Node], index: Array, into: str | None = None, nowhere: float = np.nan) -> None:
         """`index` (k, *output label shape), flat positions over all inputs; see steps.Move."""
         flat = np.concatenate([self.look(source).ravel() for source in inputs])
         labels = self._tie_places(index, flat, self.why(*inputs))
         self._note(node, inputs, labels, into)
         name = into or node.name
-        self.steps.append(Move(name, op_of(node), module_of(node), self.names(inputs), index, call=self._call_of(node)))
+        sources, call = self.names(inputs), self._call_of(node)
+        self.steps.append(Move(name, op_of(node), module_of(node), sources, index, nowhere, call=call))
 
     def joint(
         self,

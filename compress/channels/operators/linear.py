@@ -148,7 +148,7 @@ def mix(walk: Walk, node: Node, call: Product) -> None:
     labels = out.reshape([-1 if axis == call.channels else 1 for axis in range(len(shape_of(node)))])
     step = Linear(
         node.name, op_of(node), module_of(node), walk.names([call.source]), name, bias, call.groups, call.transposed,
-        len(out), len(into), call.inside, call.positions, _owner(walk, node, name),
+        len(out), len(into), call.inside, call.positions, _owner(walk, node, name), call.channels,
     )  # fmt: skip
     walk.add(node, step, [] if bias or len(out) > 1 else [call.source], labels)
 

@@ -104,20 +104,22 @@ def pad(walk: Walk, node: Node, arguments: Arguments) -> None:
     labels = walk.look(source)
     along = [axis for axis in range(rank) if labels.shape[axis] > 1 and any(around[axis])]
     if along:
-        _pad_along(walk, node, source, [around[axis] if axis in along else (0, 0) for axis in range(rank)], constant)
+        kept = [around[axis] if axis in along else (0, 0) for axis in range(rank)]
+        mixed = any(any(around[axis]) for axis in range(rank) if axis not in along)
+        if not constant or min(amounts) < 0 or mixed:
+            walk.opaque(node, "a pad that counts channels")
+        else:
+            _pad_along(walk, node, source, kept, value)
         return
     walk.channelwise(node, [source], labels, only(value) if constant and _may_add(amounts) else stays)
     if constant and value == 0 and min(amounts) >= 0 and rank - len(amounts) // 2 >= 2:
         walk.zero_pads[node.name] = source
 
 
-def _pad_along(walk: Walk, node: Node, source: Node, around: Sequence[tuple[int, int]], constant: bool) -> None:
-    if not constant or min(map(min, around)) < 0:
-        walk.opaque(node, "a pad that counts channels")
-        return
+def _pad_along(walk: Walk, node: Node, source: Node, around: Sequence[tuple[int, int]], value: float) -> None:
     labels = walk.look(source)
     index = np.arange(labels.size).reshape(labels.shape)
-    walk.move(node, [source], np.pad(index, around, constant_values=-1)[None])
+    walk.move(node, [source], np.pad(index, around, constant_values=-1)[None], nowhere=value)
 
 
 def _may_add(amounts: Sequence[int]) -> bool:
