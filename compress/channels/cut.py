@@ -80,6 +80,15 @@ def cancelled(graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tenso
     return found if news else None
 
 
+def merging(graph: ChannelGraph, removal: Removal) -> Array:
+    """The units whose constants others carry."""
+    found = []
+    for step in (step for step in graph.steps if isinstance(step, Linear)):
+        units = graph.axes[step.weight, 0 if step.transposed else 1].reshape(step.groups, -1)
+        found += [int(units[merge.group, merge.channel]) for merge in removal.merges[step.weight]]
+    return np.unique(np.array(found, int))
+
+
 def _merged(step: Linear, removal: Removal, tensors: Mapping[str, Tensor]) -> Tensor:
     """The weight of `step` with the constants merged that go."""
     weight = tensors[step.weight].detach().double().clone()

@@ -107,7 +107,7 @@ def _ends(step: Step, name: str, x: Interval) -> tuple[Array, ...]:
     """Where an argument is tried: its ends, and the points between them at which the function turns round."""
     if name in (step.call.tensors.get("condition"), step.call.tensors.get("mask")):
         return np.zeros(x.low.shape), np.ones(x.low.shape)
-    low, high = x.low, x.high
+    low, high = x.low + 0.0, x.high + 0.0  # of -0 some functions make -inf
     if step.op in _GATES:
         low, high = np.maximum(low, _CLOSED), np.maximum(high, _CLOSED)
     squares = len(step.inputs) == 1 and len(step.call.tensors) == 2 and step.op in _PRODUCTS

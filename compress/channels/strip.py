@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.channels import facts as facts_of
-from compress.channels.cut import Cut, cancelled, cut
+from compress.channels.cut import Cut, cancelled, cut, merging
 from compress.channels.decide import Removal, decide, grounds
 from compress.channels.evidence import Threshold, silent
 from compress.channels.export import copied
@@ -196,7 +196,7 @@ class _Work:
             if not (again.gone >= removal.gone).all():
                 break
             new = again.gone & ~removal.gone
-            labels = np.where(new, np.maximum(grounds(graph, known), facts.label), labels)
+            labels = np.where(new, np.maximum(grounds(graph, known), labels[merging(graph, removal)].max()), labels)
             why = tuple(old or now for old, now in zip(removal.why, again.why, strict=True))
             removal, tensors = replace(again, why=why), after
         return _Attempt(removal, facts, labels, tensors, overrides)
