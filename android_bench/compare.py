@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from android_bench.record import Record
-from android_bench.statistics import FEWEST_ROUNDS, Ratio, doubts, paired_ratio, summarise, unpaired_ratio
+from android_bench.statistics import FEWEST_ROUNDS, Ratio, busy_threads, doubts, median, paired_ratio, summarise, unpaired_ratio
 
 # Facts that make a host another one; the rest (system, Python) is only said.
 _SAME_HOST = ("id", "cpu", "machine", "cores")
 _NOT_SAID = ("doubts", "core_khz", "features", "memory_bytes")  # a kernel keeps a little more or less for itself at each start
 _WORK = ("backend", "device", "threads", "inputs")
 _ASKED = ("requested", "fp32", "core_mask")  # of a phone
+UNLIKE_LOAD = 0.1  # share of the processor time
 VERDICTS = ("faster", "slower", "cannot tell")
 
 
@@ -162,7 +163,19 @@ def _why_not_told(ratio: Ratio, before: Record, after: Record) -> tuple[str, ...
         return ("it was not executed by the same delegates",)
     if ratio.rounds < FEWEST_ROUNDS:
         return (f"{ratio.rounds} round{'s' * (ratio.rounds > 1)} on one side: it takes {FEWEST_ROUNDS}",)
-    return () if ratio.differs else ("the interval holds 1",)
+    if not ratio.differs:
+        return ("the interval holds 1",)
+    return () if before.run == after.run else _unlike_load(before, after)
+
+
+def _unlike_load(before: Record, after: Record) -> tuple[str, ...]:
+    """Busy neighbours in one of two runs make any file slower. Of several threads another file may keep fewer busy by itself."""
+    if before.threads > 1 and before.sha256 != after.sha256:
+        return ()
+    then, now = (median(busy) if (busy := busy_threads(one)) else None for one in (before, after))
+    if then is None or now is None or abs(now - then) <= UNLIKE_LOAD * max(then, now):
+        return ()
+    return (f"the machine was loaded in one run: {then:.2f} and {now:.2f} of {after.threads} threads were kept busy",)
 
 
 def _changes(before: Record, after: Record) -> list[str]:

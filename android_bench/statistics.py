@@ -137,10 +137,15 @@ def unpaired_ratio(record: Record, baseline: Record) -> Ratio:
     return Ratio(median(ours) / median(theirs), float(low), float(high), min(len(ours), len(theirs)), LEVEL)
 
 
+def busy_threads(record: Record) -> list[float]:
+    """Processor seconds a second while timing, of each round; nothing for a round that does not tell."""
+    return [round_.cpu_per_wall for round_ in record.rounds if round_.cpu_per_wall is not None]
+
+
 def doubts(record: Record) -> tuple[str, ...]:
     """Why not to trust this record, each in a few words; empty when nothing speaks against it."""
     summary, cores = summarise(record), record.host.get("cores")
-    busy = [round_.cpu_per_wall for round_ in record.rounds if round_.cpu_per_wall is not None]
+    busy = busy_threads(record)
     runs = sum(round_.runs for round_ in record.rounds)
     found = []
     if len(record.rounds) < FEWEST_ROUNDS or runs < FEWEST_SAMPLES:

@@ -60,6 +60,19 @@ def test_what_cannot_be_told_apart_is_not_ranked():
     assert verdict(measured(*STEADY), measured(*STEADY)) == "cannot tell", "a record is neither faster nor slower than itself"
 
 
+def test_a_busy_neighbour_in_one_run_is_no_slowdown():
+    """The same file took longer while something else had a third of the processor: that is no news of the file."""
+    before = measured(*STEADY)
+    shared = tuple(replace(round_, cpu_per_wall=1.3) for round_ in rounds(*SLOWER))
+    after = replace(before, run="second", rounds=shared)
+    (pair,) = compare([before], [after]).pairs
+    assert pair.verdict == "cannot tell"
+    assert pair.why == ("the machine was loaded in one run: 2.00 and 1.30 of 2 threads were kept busy",)
+    assert verdict(before, replace(after, sha256="cd" * 32)) == "slower", "another file may scale otherwise"
+    assert verdict(replace(before, threads=1), replace(after, threads=1, sha256="cd" * 32)) == "cannot tell"
+    assert verdict(before, replace(after, run="first")) == "slower", "in one run both had the neighbour"
+
+
 def test_records_of_one_run_are_compared_round_by_round():
     """The machine drifts by far more than the difference, in both alike."""
     drift = (50.0, 70.0, 45.0, 90.0, 60.0, 52.0)
