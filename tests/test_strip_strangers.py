@@ -166,6 +166,20 @@ def test_a_constant_in_one_branch_alone_is_no_constant_of_the_sum() -> None:
     assert changed(net, stripped("hrnet", net)) == {"split.0.0": 4, "up.01.0": 4, "up.02.0": 4}
 
 
+def test_a_pad_by_nothing_may_be_one_by_something_elsewhere() -> None:
+    """U-Net pads what went up to the size of its skip, here by nothing: a constant meets zeros at odd sizes, so it stays.
+
+    A zero goes all the same, and so does a constant in the skip.
+    """
+    net = made(STRANGERS["unet"])
+    with torch.no_grad():
+        net.up1.weight[:, [1, 3, 6]] = 0
+        net.up1.bias[[1, 3, 6]] = torch.tensor([0.5, 0.0, -0.25], dtype=torch.float64)
+    constant_(net, {"down1.4": {2: 0.5, 5: 0.75, 8: 0.25}})
+    done = stripped("unet", net)  # the skip's constants are read by two convolutions with zeros around: one carries all
+    assert changed(net, done) == {"up1": 7, "down1.3": 10 - 2}
+
+
 # -- what cannot be understood, or cannot be cut -------------------------------------------------------------------------------
 
 

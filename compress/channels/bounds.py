@@ -257,7 +257,8 @@ def _mean(x: Interval) -> Interval:
 
 def _padded(step: Step, x: Interval) -> Interval:
     amounts = step.call.options["pad"]
-    if step.call.options.get("mode", "constant") != "constant" or max(amounts) <= 0:
+    crops = max(amounts) <= 0 and any(amounts)  # a pad by nothing at this size may be one by something at others
+    if step.call.options.get("mode", "constant") != "constant" or crops:
         return x
     return _with(x, float(step.call.options.get("value") or 0))
 
