@@ -121,7 +121,8 @@ def plan(
     if target.removes_weights:
         weights = _weights_that_go(module, target.sparsity or 0.0)
     else:
-        channels = choose_channels(graph or trace(module, tuple(examples)), module.state_dict(), target)
+        tensors = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
+        channels = choose_channels(graph or trace(module, tuple(examples)), tensors, target)
         if not channels:
             raise PlanError(
                 "nothing would go: every width that stays is rounded up to what it is", "more, or a smaller --multiple"
