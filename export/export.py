@@ -14,13 +14,15 @@ import onnx
 
 from compress.errors import CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
+from compress.image_format import ImageFormat
 from compress.photos import list_photos
 from export import child, flatbuffer, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.conversion import Ran, Request, convert
 from export.mixed import Search
-from export.parity import Yardstick
+from export.parity import PIXEL_FORMAT, Sample, Yardstick
+from export.rewrites import pixels
 from export.samples import InputSpec, Samples, gather, require_pictures
 from export.source import Built, Size, Source, graph_run
 from export.tflite import Failure
@@ -28,18 +30,21 @@ from export.tools import RECORDED, check_tools
 from export.variants import REFERENCE, VARIANTS, Variant
 
 Chain = tuple[Parity, ...]
+IO = ("float32", "uint8")
 FAR_DB = 25.0  # below this PSNR a variant is visibly not the network, and that is said aloud
 FAR_SHARE = 0.25  # the same of an output that is no picture: the largest difference, as a share of its range
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """`calibration`: a folder of photos, for what is calibrated and for parity; `photos`: at most so many of them; `percentile`:
-    see quantise.ranges. `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process.
+    """`io`: what a file takes and makes: `float32`, the network's own tensors, or `uint8`, RGB pixels. `calibration`: a folder
+    of photos, for what is calibrated and for parity; `photos`: at most so many of them; `percentile`: see quantise.ranges.
+    `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process.
     """
 
     variants: tuple[Variant, ...]
     target: str = "cpu"
+    io: str = "float32"
     calibration: Path | None = None
     photos: int = 16
     percentile: float = 100.0
@@ -58,6 +63,8 @@ class ExportConfig:
             raise UsageError(
                 f"{needy} needs photos to find the range of every activation", "--calibration DIR, 16 photos or more"
             )
+        if self.io not in IO:
+            raise UsageError(f"--io is one of {', '.join(IO)}, got {self.io!r}")
         if self.photos < 1:
             raise UsageError(f"calibration needs a photo or more, got {self.photos}")
         if not 50 < self.percentile <= 100:
@@ -122,7 +129,7 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     """
     check_tools()
     check_outputs(folder, source.path, source.sizes, config)
-    if any(row.calibrated for row in config.variants):
+    if config.io == "uint8" or any(row.calibrated for row in config.variants):
         require_pictures(source.inputs[0])
     if config.calibration is not None:
         list_photos(config.calibration)  # for its errors, before the work
@@ -140,13 +147,24 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
         if shipped is None:
             shipped = one.write_onnx(chain)
             say(f"wrote {shipped.path}")
-        graph, places, chain = one.rewritten(yardstick, chain)
+        ready, places, chain = one.rewritten(yardstick, chain)
         say(f"{size[0]}x{size[1]}: rewrites for {config.target}: {sum(places.values())}; converting")
-        found, chain = one.tflite(graph, places, yardstick, chain)
+        found, chain = one.tflite(ready, places, chain)
         made += found
         stages[size] = (*chain, *(m.parity for m in found if m.parity and m.variant != REFERENCE))
     assert shipped is not None
     return Report(shipped, tuple(made), stages, pictures)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A graph on its way to the converter, and what goes in and out of it: tensors of the network's own, or pixels."""
+
+    graph: onnx.ModelProto
+    inputs: tuple[InputSpec, ...]
+    formats: Sequence[ImageFormat | None]
+    yardstick: Yardstick
+    calibration: Sequence[Sample]
 
 
 @dataclass(frozen=True)
@@ -174,18 +192,43 @@ class _Exporter:
         runs = [*((stage.name, stage.run) for stage in self.built.stages), ("onnx", graph_run(self.built.graphs[self.index]))]
         return yardstick, tuple(yardstick.hold(name, [run(sample) for sample in yardstick.samples]) for name, run in runs)
 
-    def rewritten(self, yardstick: Yardstick, chain: Chain) -> tuple[onnx.ModelProto, Mapping[str, int], Chain]:
+    def rewritten(self, yardstick: Yardstick, chain: Chain) -> tuple[_Ready, Mapping[str, int], Chain]:
         """The graph at this size with the target's rewrites, each proved on its own, and all of them together."""
-        static = graphs.specialised(self.built.graphs[self.index], {spec.name: spec.shape for spec in self.inputs})
+        ready = self._facing(graphs.specialised(self.built.graphs[self.index], {spec.name: spec.shape for spec in self.inputs}),
+                             yardstick)  # fmt: skip
+        yardstick = ready.yardstick
         few = yardstick.samples[:2]
 
         def gap(before: onnx.ModelProto, after: onnx.ModelProto) -> float:
             runs = [graph_run(model) for model in (before, after)]
             return parity.relative(*([run(sample) for sample in few] for run in runs))
 
-        graph, places = rewrites.rewrite(static, self.config.target, gap)
+        graph, places = rewrites.rewrite(ready.graph, self.config.target, gap)
         run = graph_run(graph)
-        return graph, places, (*chain, yardstick.hold("rewritten", [run(sample) for sample in yardstick.samples]))
+        chain = (*chain, yardstick.hold("rewritten", [run(sample) for sample in yardstick.samples]))
+        return self._as_asked(replace(ready, graph=graph)), places, chain
+
+    def _facing(self, graph: onnx.ModelProto, yardstick: Yardstick) -> _Ready:
+        """With its formats folded in, when pixels are asked for; else as it is."""
+        formats, calibration = self.source.formats, self.samples.calibration
+        if self.config.io == "float32":
+            return _Ready(graph, self.inputs, formats, yardstick, calibration)
+        taken = {spec.name: spec.format for spec in self.inputs if spec.format and spec.is_picture}
+        given = {name: form for name, form in zip(self.source.outputs, formats, strict=True) if form}
+        inputs = tuple(replace(spec, format=PIXEL_FORMAT) if spec.name in taken else spec for spec in self.inputs)
+        facing = yardstick.in_pixels(taken)
+        also = replace(yardstick, samples=calibration, given=()).in_pixels(taken).samples
+        return _Ready(pixels.fold(graph, taken, given), inputs, facing.formats, facing, also)
+
+    def _as_asked(self, ready: _Ready) -> _Ready:
+        """With whole numbers in and out, when they are asked for."""
+        if self.config.io == "float32":
+            return ready
+        taken = frozenset(spec.name for spec in ready.inputs if spec.is_picture)
+        given = frozenset(name for name, form in zip(self.source.outputs, ready.formats, strict=True) if form)
+        also = replace(ready.yardstick, samples=ready.calibration).in_bytes(taken).samples
+        graph = pixels.as_bytes(ready.graph, taken | given)
+        return replace(ready, graph=graph, yardstick=ready.yardstick.in_bytes(taken), calibration=also)
 
     def write_onnx(self, chain: Chain) -> Artifact:
         """The graph before rewrites, height and width free where the network allows it."""
@@ -200,13 +243,13 @@ class _Exporter:
         _write(path, metadata.embed_onnx(shipped, said).SerializeToString())
         return self._carded(path, ports, runner.engine, chain)
 
-    def tflite(
-        self, graph: onnx.ModelProto, places: Mapping[str, int], yardstick: Yardstick, chain: Chain
-    ) -> tuple[list[Made], Chain]:
+    def tflite(self, ready: _Ready, places: Mapping[str, int], chain: Chain) -> tuple[list[Made], Chain]:
         """Every variant converted, executed, compared and written; and the chain with the fp32 file at its end."""
-        wanted, photos = self.config.variants, self.samples.calibration
-        source, seconds = self.source, self.config.seconds
-        request = Request(graph, self.inputs, source.outputs, source.formats, self.size, source.sha256, wanted, photos, seconds)
+        wanted, source, yardstick = self.config.variants, self.source, ready.yardstick
+        request = Request(
+            ready.graph, ready.inputs, source.outputs, ready.formats, self.size, source.sha256, wanted, ready.calibration,
+            self.config.seconds, self.config.percentile, self.config.least_db,
+        )  # fmt: skip
         with child.scratch_folder() as scratch:
             try:
                 conversion = convert(request, yardstick, scratch)

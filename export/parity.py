@@ -6,30 +6,36 @@ as they are, and have no PSNR. Never here: how anything is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import ParityError
-from compress.image_format import ImageFormat
+from compress.image_format import PRESETS, ImageFormat
 from export.artifact import Parity
 
 Outputs = Sequence[NDArray[np.float32]]  # one array an output of the network, pictures as NCHW
-Sample = Mapping[str, NDArray[np.float32]]  # input name -> array, pictures as NCHW
+Sample = Mapping[str, NDArray[Any]]  # input name -> array, pictures as NCHW
 Run = Callable[[Sample], Outputs]
 PIXELS, TENSOR = "pixels", "tensor"
+PIXEL_FORMAT = PRESETS["0..255"]
 TOLERANCE = 1e-3  # of the output's range: far above rounding, far below a wrong axis
 
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What the network as given makes of `samples`, against which every later stage is held."""
+    """What the network as given makes of `samples`, against which every later stage is held.
+
+    `tolerance`: what a stage that must not change anything may change, as a share of the output's range.
+    """
 
     samples: Sequence[Sample]
     given: Sequence[Outputs]
     formats: Sequence[ImageFormat | None]
+    tolerance: float = TOLERANCE
 
     @classmethod
     def of(cls, run: Run, samples: Sequence[Sample], formats: Sequence[ImageFormat | None]) -> Yardstick:
@@ -46,10 +52,31 @@ class Yardstick:
     def hold(self, stage: str, found: Sequence[Outputs]) -> Parity:
         """The same, of a stage that must not change anything. Raises ParityError when it did."""
         measured = self.measure(stage, found)
-        if not measured.relative <= TOLERANCE:
-            moved = f"moved the output by {measured.relative:.1e} of its range (limit {TOLERANCE:.0e})"
+        if not measured.relative <= self.tolerance:
+            moved = f"moved the output by {measured.relative:.1e} of its range (limit {self.tolerance:.0e})"
             raise ParityError(f"the stage {stage!r} {moved}")
         return measured
+
+    def in_pixels(self, inputs: Mapping[str, ImageFormat]) -> Yardstick:
+        """The same, for a network that takes and makes pixels where it had tensors: `inputs` by name, and every picture that it
+        makes, clamped to 0..255.
+        """
+        samples = [{n: np.rint(_pixels(a, inputs[n])) if n in inputs else a for n, a in one.items()} for one in self.samples]
+        given = [
+            [_pixels(array, form) if form else array for array, form in zip(one, self.formats, strict=True)] for one in self.given
+        ]
+        return Yardstick(samples, given, [PIXEL_FORMAT if form else None for form in self.formats])
+
+    def in_bytes(self, inputs: Collection[str]) -> Yardstick:
+        """The same in whole numbers: half a pixel, and as a share of the output's range, may be lost by rounding."""
+        samples = [{n: a.astype(np.uint8) if n in inputs else a for n, a in one.items()} for one in self.samples]
+        spans = [
+            max(float(one[k].max()) for one in self.given) - min(float(one[k].min()) for one in self.given)
+            for k, form in enumerate(self.formats)
+            if form
+        ]
+        lost = 0.5 / max(1.0, min(spans, default=255.0))
+        return Yardstick(samples, self.given, self.formats, self.tolerance + lost)
 
 
 def compare(stage: str, given: Sequence[Outputs], found: Sequence[Outputs], formats: Sequence[ImageFormat | None]) -> Parity:
@@ -89,6 +116,11 @@ def relative(given: Sequence[Outputs], found: Sequence[Outputs]) -> float:
 def is_finite(found: Sequence[Outputs]) -> bool:
     """True when no value is NaN or infinite."""
     return all(bool(np.isfinite(array).all()) for sample in found for array in sample)
+
+
+def _pixels(array: NDArray[np.float32], form: ImageFormat) -> NDArray[np.float32]:
+    """A tensor N x 3 x H x W as RGB pixels, 0..255, laid out the same."""
+    return np.ascontiguousarray(form.decode(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
 
 
 def _gap(a: NDArray[np.float32], b: NDArray[np.float32], form: ImageFormat | None) -> NDArray[np.float64]:

@@ -66,7 +66,7 @@ def require_pictures(inputs: Sequence[InputSpec]) -> None:
     """Raise UsageError when no input is known to be a picture, so that photos could calibrate nothing."""
     if not any(spec.is_picture for spec in inputs):
         names = ", ".join(spec.name for spec in inputs)
-        raise UsageError(f"int8 is calibrated on photos, and no input is known to be one: {names}", "--image-format says how")
+        raise UsageError(f"no input is known to be a picture: {names}", "--image-format says how")
 
 
 def _from_photos(
@@ -105,7 +105,7 @@ def _smooth(random: np.random.Generator, height: int, width: int) -> NDArray[np.
 
 def _encoded(pixels: NDArray[np.generic], spec: InputSpec) -> NDArray[np.float32]:
     assert spec.format is not None
-    return np.ascontiguousarray(spec.format.encode(pixels).transpose(2, 0, 1)[None])
+    return np.ascontiguousarray(spec.format.encode(np.rint(pixels)).transpose(2, 0, 1)[None])  # whole pixels, as a file has
 
 
 def _spread(items: Sequence, count: int) -> list:  # type: ignore[type-arg]

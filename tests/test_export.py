@@ -486,3 +486,47 @@ def test_the_same_network_gives_the_same_bytes_in_another_process(exported: Expo
     subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=tmp_path, env=environment)
     for path in exported.folder.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+# Pixels in, pixels out
+
+
+@pytest.mark.slow
+def test_a_file_for_pixels_takes_bytes_and_makes_bytes(exported: Exported, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "compress",
+        "export",
+        exported.net,
+        "-o",
+        tmp_path,
+        "--calibration",
+        exported.photos,
+        "--json",
+    ]
+    command += ["--variants", "fp32,dynamic,int8,mixed", "--min-psnr", 30, "--io", "uint8"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {row["variant"]: row for row in json.loads(done.stdout)["artifacts"]}
+    assert found["fp32"]["parity"]["psnr_db"] > 55  # rounding to whole pixels costs what it costs
+    assert found["fp32"]["parity"]["max_abs"] < 0.51
+    pixels = np.random.default_rng(5).integers(0, 256, (1, *SIZE, 3)).astype(np.float32)
+    wanted = runtime.as_run(tmp_path / "tiny.onnx")(pixels)
+    for variant, row in found.items():
+        path = Path(row["path"])
+        card = read_artifact(path).card
+        assert [(port.dtype, port.format) for port in (*card.inputs, *card.outputs)] == [("uint8", PRESETS["0..255"])] * 2
+        gap = np.abs(runtime.as_run(path)(pixels) - wanted)
+        assert gap.max() < (0.51 if variant == "fp32" else 90)
+        card_path(path).unlink()  # the file itself says that it takes pixels
+        assert np.array_equal(runtime.as_run(path)(pixels), runtime.as_run(path, PRESETS["0..255"])(pixels))
+
+
+def test_pixels_need_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "plain.safetensors"
+    torch.manual_seed(0)
+    spec = ModelSpec("johnson", ARGUMENTS, ((1, 3, *SIZE),), (None,), (None,))
+    checkpoint.write(net, snapshot(Johnson(**ARGUMENTS).eval(), spec))  # type: ignore[arg-type]
+    code, said = failed(["export", net, "-o", tmp_path / "out", "--io", "uint8"], capsys)
+    assert (code, said.splitlines()[1]) == (2, "error: no input is known to be a picture: x")

@@ -54,6 +54,13 @@ WORTH = 0.95  # a mixed file that takes more of dynamic's time than this is hard
     help="PSNR in dB that mixed must reach: the most sensitive layers stay in dynamic range until it does.",
 )
 @click.option("--target", type=click.Choice(["cpu", "gpu", "npu"]), default="cpu", show_default=True, help="What to rewrite for.")
+@click.option(
+    "--io",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="What files take and make: the network's own tensors, or RGB pixels, its image format folded in.",
+)
 @click.option("--strip/--no-strip", default=True, help="Remove dead channels first.  [default: strip]")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=1800, show_default=True, help="Seconds for a conversion.")
 def export(
@@ -85,6 +92,7 @@ def export(
     config = ExportConfig(
         rows,
         options["target"],
+        options["io"],
         calibration,
         options["photos"],
         options["percentile"],
