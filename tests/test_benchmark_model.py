@@ -288,13 +288,29 @@ def test_other_processes_in_logcat_do_not_count():
     assert seen.missing["main"] == "the log holds more than one run"
 
 
-def test_logcat_of_a_native_run_adds_what_the_runtime_says():
-    native = log("classic_2024_cpu").replace("VERBOSE: Replacing", "VERBOSE: Rep1acing")
-    line = "07-08 15:33:55.790 I/tflite  ( 5395): Replacing 49 out of 49 node(s) with delegate (TfLiteXNNPackDelegate) node,"
-    line += " yielding 1 partitions for subgraph 0.\n"
-    assert bm.parse(native, logcat=line).replacements[0].nodes == 49
-    two = line + line.replace("5395", "5396")
-    assert bm.parse(native, logcat=two).replacements == (), "whose line is it?"
+def test_logcat_of_a_native_run_proves_nothing():
+    """What it holds of delegates may be another app's; the program says the same on its own streams."""
+    native = log("classic_2024_cpu")
+    other = "07-08 15:33:55.790 I/tflite  ( 5395): Replacing 9 out of 9 node(s) with delegate (TfLiteGpuDelegateV2) node,"
+    other += " yielding 1 partitions for subgraph 0.\n"
+    seen = bm.parse(native, logcat=other + log("apk_time"), options=Options(delegate="gpu"))
+    assert (seen.verdict, seen.executed_by) == (Verdict.REFUSED, ("xnnpack",))
+    assert seen.main.count == 50
+
+
+def test_the_apk_beside_what_starts_it():
+    started = "Starting: Intent { cmp=org.tensorflow.lite.benchmark/.BenchmarkModelActivity (has extras) }\nStatus: ok\n"
+    assert bm.parse(started, logcat=log("apk_time")).main.count == 10
+    refused = "/system/bin/sh: ./benchmark_model: can't execute: Permission denied\n"
+    assert bm.parse(refused, logcat=log("apk_time")).verdict is Verdict.FAILED, "that log is of an earlier run"
+
+
+def test_flex_is_no_external_delegate():
+    flex = log("classic_2024_cpu").replace("TfLiteXNNPackDelegate", "TfLiteFlexDelegate")
+    seen = bm.parse(flex, options=Options(delegate="external", external_path="libQnn.so"))
+    assert (seen.verdict, seen.executed_by) == (Verdict.REFUSED, ("flex",))
+    qnn = log("classic_2024_cpu").replace("TfLiteXNNPackDelegate", "QnnDelegate")
+    assert bm.parse(qnn, options=Options(delegate="external", external_path="libQnn.so")).verdict is Verdict.EXECUTED
 
 
 def test_op_profile_as_text():

@@ -8,12 +8,11 @@ from android_bench.benchmark_model.flags import (
     Kind,
     Options,
     activity_arguments,
-    arguments,
     command,
     recognise,
 )
 from android_bench.benchmark_model.output import parse
-from android_bench.benchmark_model.profile import Op, Profile, Table, read_profiles
+from android_bench.benchmark_model.profile import Op, Profile, Table
 from android_bench.benchmark_model.proto import ResultFile, read_result_file
 from android_bench.benchmark_model.result import Delegation, Latency, Memory, Note, Raw, Replacement, Result, Verdict
 
@@ -37,10 +36,8 @@ __all__ = [
     "Table",
     "Verdict",
     "activity_arguments",
-    "arguments",
     "command",
     "parse",
-    "read_profiles",
     "read_result_file",
     "recognise",
 ]

@@ -53,6 +53,9 @@ _OURS = {
     "LITERT_OPENGL": "gpu",
     "LITERT_WEBGPU": "gpu",
     "TfLiteNnapiDelegate": "nnapi",
+    "TfLiteFlexDelegate": "flex",
+    "TfLiteHexagonDelegate": "hexagon",
+    "TfLiteCoreMlDelegate": "coreml",
     "GPU": "gpu",
     "NNAPI": "nnapi",
     "XNNPACK": "xnnpack",
@@ -95,7 +98,7 @@ class Evidence:
 
 
 def ours(name: str) -> str:
-    """Our name of a delegate that the tool or the runtime names: one of `flags.DELEGATES`."""
+    """Our name of a delegate that the tool or the runtime names: of `flags.DELEGATES`, or one that nobody can ask for here."""
     return _OURS.get(name, "external")
 
 

@@ -37,7 +37,13 @@ _MODEL_SIZE = re.compile(rf"The input model file size \(MB\): {_SIX}")
 _THREADS = (re.compile(r"#threads used for CPU inference: ?\[([0-9]{1,5})\]"), re.compile(r"Num threads: ?\[([0-9]{1,5})\]"))
 _UNCONSUMED = re.compile(r"Unconsumed cmdline flags: ?(.{1,2000})")
 _BENCHMARK_TAGS = ("tflite", "litert", "libc")
-_OF_A_BENCHMARK = ("Running TensorFlow Lite benchmark", "Running benchmark for at least", "Inference timings in us", "count=")
+_OF_A_BENCHMARK = (
+    "STARTING!",
+    "Running TensorFlow Lite benchmark",
+    "Running benchmark for at least",
+    "Inference timings in us",
+    "count=",
+)
 # What is seen -> what it means.
 _CAUSES = (
     ("can't execute: Permission denied", "the binary may not be executed there: no executable bit, or a folder mounted noexec"),
@@ -77,19 +83,17 @@ def parse(
     returncode: int | None = None,
     result_file: ResultFile | None = None,
 ) -> Result:
-    """Read one run. Streams may be merged into `stdout`; `logcat` is needed only for the APK. Any text is taken, none raises.
+    """Read one run. Streams may be merged into `stdout`. `logcat` counts only where they say nothing: it is the APK's, and holds
+    what other apps do besides. Any text is taken, none raises.
 
     `options`: what was asked; without them, what the tool echoes of its flags. `returncode`: of the tool, where it is known.
     `result_file`: checked against the text, for it may be of an earlier run.
     """
-    own, several = _of_one_process([*_from_its_start(lines_of(stdout)), *lines_of(stderr)])
-    others, several_others = _of_one_process(lines_of(logcat))
-    if several_others and not _is_of_a_benchmark(own):
-        several = True
-    timings = read_timings(own)
-    if not timings.is_complete and not own:
-        timings = read_timings(others)
-    lines = own + ([] if several_others else others)
+    lines, several = _of_one_process([*_from_its_start(lines_of(stdout)), *lines_of(stderr)])
+    if not _is_of_a_benchmark(lines) and not _causes(lines):
+        others, several = _of_one_process(lines_of(logcat))
+        lines += others
+    timings = read_timings(lines)
     if several:
         spoilt = "the log holds more than one run"
         timings = Timings(spoilt=spoilt, missing=dict.fromkeys(("warmup", "main", "init_ms", "first_ms"), spoilt))

@@ -99,9 +99,9 @@ class Result:
     program's, `classic` or `litert`, None when nothing tells.
 
     `first_ms`: the first inference. `model_mb`: 1e6 bytes, six digits. `threads`: of the CPU, as the tool says. `asked`: the
-    delegate that was asked for, `none` without one. `executed_by`: every delegate that took nodes, by our names. `xnnpack`:
-    `explicit`, `default` (the runtime applied it unasked), `off`, or None when nothing tells. `gpu_backend`: OpenCL or OpenGL.
-    `ignored_flags`: what the tool did not understand. `file`: the result file, when it was given.
+    delegates that were asked for. `executed_by`: every delegate that took nodes, by our names (of flags.DELEGATES, and a few that
+    nobody can ask for). `xnnpack`: `explicit`, `default` (the runtime applied it unasked), `off`, or None when nothing tells.
+    `gpu_backend`: OpenCL or OpenGL. `ignored_flags`: what the tool did not understand. `file`: the result file, when it was given.
     """
 
     verdict: Verdict
