@@ -68,7 +68,7 @@ def _figure(responses: Mapping[str, Array], unread: Mapping[str, Sequence[int]],
     for number, (name, found) in enumerate(responses.items()):
         axes = figure.add_subplot(grid[number // columns, number % columns])
         _panel(axes, name, found, unread.get(name, ()), first=number % columns == 0)
-    figure.text(0.055, 1 - 0.30 / height, title, fontsize=13, fontweight="bold", color=_INK, va="center")
+    figure.text(0.055, 1 - 0.30 / height, _short(title, 60), fontsize=13, fontweight="bold", color=_INK, va="center")
     figure.text(0.055, 1 - 0.54 / height, note, fontsize=8.5, color=_FAINT, va="center")
     _legend(figure, height)
     return figure
@@ -113,13 +113,13 @@ def _mark(axes: Axes, channels: Array, filled: bool) -> None:
 def _legend(figure: Figure, height: float) -> None:
     from matplotlib.patches import Rectangle
 
-    axes = figure.add_axes((0.70, 1 - 0.62 / height, 0.17, 0.13 / height))
+    axes = figure.add_axes((0.70, 1 - 0.365 / height, 0.17, 0.13 / height))
     axes.imshow(np.linspace(0, 1, 256)[None], cmap=_blues(), aspect="auto")
     axes.set_axis_off()
-    figure.text(0.695, 1 - 0.55 / height, "weak", fontsize=8, color=_FAINT, ha="right", va="center")
-    figure.text(0.875, 1 - 0.55 / height, "strong", fontsize=8, color=_FAINT, va="center")
-    figure.add_artist(Rectangle((0.928, 1 - 0.62 / height), 0.012, 0.13 / height, color=_NONE))
-    figure.text(0.945, 1 - 0.55 / height, "none", fontsize=8, color=_FAINT, va="center")
+    figure.text(0.695, 1 - 0.30 / height, "weak", fontsize=8, color=_FAINT, ha="right", va="center")
+    figure.text(0.875, 1 - 0.30 / height, "strong", fontsize=8, color=_FAINT, va="center")
+    figure.add_artist(Rectangle((0.928, 1 - 0.365 / height), 0.012, 0.13 / height, color=_NONE))
+    figure.text(0.945, 1 - 0.30 / height, "none", fontsize=8, color=_FAINT, va="center")
 
 
 def _blues() -> Any:
@@ -136,5 +136,5 @@ def _ticks(width: int) -> list[int]:
     return [*range(0, width - step // 2 if step > 1 else width, step)]
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 34 else f"{name[:12]}…{name[-21:]}"
+def _short(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[-(most - most // 3 - 1) :]}"
