@@ -144,7 +144,7 @@ def test_a_norm_without_parameters_forgets_a_constant() -> None:
 
 
 def test_what_norms_make_of_constants_by_rounding_is_no_fault() -> None:
-    """MSG-Net, half of its filters zero, all biases left: behind norms that is nothing, but for what float64 makes of it, 4e-12."""
+    """MSG-Net, half of its filters zero, all biases left: behind norms that is nothing, but for what float64 makes of it."""
     case = STRANGERS["msgnet"]
     net = made(case)
     biases = {name: tensor.clone() for name, tensor in net.state_dict().items() if name.endswith("bias")}
