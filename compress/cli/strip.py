@@ -137,17 +137,19 @@ def _show_grounds(talk: Talk, report: Report) -> None:
     """What the proof rests on beside the weights, and what was only observed."""
     bounds, sized = (sum(len(getattr(s.proved, name)) for s in report.spaces) for name in ("bounds", "size"))
     if bounds:
-        talk.show(f"{bounds} channels by bounds: proved for inputs made of pixels 0..255")
+        talk.show(f"{_channels(bounds)} by bounds: proved for inputs made of pixels 0..255")
     if report.max_size:
-        talk.show(f"{sized} channels up to a size: the result holds for inputs up to {'x'.join(map(str, report.max_size))}")
+        talk.show(f"{_channels(sized)} up to a size: the result holds for inputs up to {'x'.join(map(str, report.max_size))}")
     elif later := [found.pixels for space in report.spaces for found in space.proved_up_to]:
-        talk.show(f"{len(later)} channels more are proved for inputs of up to {min(later):,} pixels or more: see --max-size")
+        each = f"{min(later):,}" if min(later) == max(later) else f"{min(later):,} to {max(later):,}"
+        are = "is" if len(later) == 1 else "are"
+        talk.show(f"{_channels(len(later))} more {are} proved for inputs of up to {each} pixels: see --max-size")
     if report.evidence is None:
         return
     seen = [channel for space in report.spaces for channel in space.observed]
     largest = max((channel.largest or 0.0 for channel in seen), default=0.0)
     talk.show(
-        f"{len(seen)} channels observed on {report.evidence.photos} photos, threshold {report.evidence.threshold}:"
+        f"{_channels(len(seen))} observed on {report.evidence.photos} photos, threshold {report.evidence.threshold}:"
         f" no proof; the largest activation there was {largest:.2g}"
     )
     if moved := report.moved:
@@ -159,3 +161,7 @@ def _show_grounds(talk: Talk, report: Report) -> None:
 
 def _stays(held: int, reason: str | None) -> str:
     return reason or (f"{held} carry a constant, or keep groups equal" if held else "")
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count:,} channels"
