@@ -70,7 +70,8 @@ class Parity:
 
     `max_abs`, `mean_abs`: on the 0..255 scale after clamping when `unit` is `pixels`, else in the tensors' own unit.
     `psnr_db`: peak 255; None when the outputs are identical, or are no pictures.
-    `relative`: the largest difference of any output tensor as a share of that output's range, before clamping.
+    `relative`: the largest difference of any output tensor as a share of that output's range, before clamping. `ssim`: structural
+    similarity, 1 for identical pictures; None for what is no picture, or is smaller than its window.
     """
 
     stage: str
@@ -79,6 +80,7 @@ class Parity:
     psnr_db: float | None
     relative: float
     unit: str = "pixels"
+    ssim: float | None = None
 
 
 @dataclass(frozen=True)

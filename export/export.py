@@ -15,10 +15,11 @@ import onnx
 from compress.errors import CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
 from compress.image_format import ImageFormat
-from compress.photos import list_photos
+from compress.photos import encode, list_photos
 from export import child, flatbuffer, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
+from export.contact import contact_sheet
 from export.conversion import Ran, Request, convert
 from export.mixed import Search
 from export.parity import PIXEL_FORMAT, Sample, Yardstick
@@ -100,25 +101,33 @@ class Made:
 
 @dataclass(frozen=True)
 class Report:
-    """`stages`: for each size the parity of every stage, variants last. `pictures`: what it was measured on, in words."""
+    """`stages`: for each size the parity of every stage, variants last. `pictures`: what it was measured on, in words.
+    `sheets`: for each size the contact sheet, where there are pictures.
+    """
 
     onnx: Artifact
     made: tuple[Made, ...]
     stages: Mapping[Size, tuple[Parity, ...]]
     pictures: Mapping[Size, str]
+    sheets: Mapping[Size, Path]
 
 
 def check_outputs(folder: Path, path: Path, sizes: Sequence[Size], config: ExportConfig) -> None:
     """Refuse before any work what could not be written: see `compress.files.check_output`. Raises OutputError."""
     files = [tflite_path(folder, path.stem, size, row.name) for size in sizes for row in config.variants]
-    for file in (folder / f"{path.stem}.onnx", *files):
-        for output in (file, card_path(file)):
-            check_output(output, force=config.force, inputs=[path])
+    files = [folder / f"{path.stem}.onnx", *files]
+    for output in (*files, *map(card_path, files), *(sheet_path(folder, path.stem, size) for size in sizes)):
+        check_output(output, force=config.force, inputs=[path])
 
 
 def tflite_path(folder: Path, name: str, size: Size, variant: str) -> Path:
     """`<name>_<H>x<W>_<variant>.tflite`."""
     return folder / f"{name}_{size[0]}x{size[1]}_{variant}.tflite"
+
+
+def sheet_path(folder: Path, name: str, size: Size) -> Path:
+    """`<name>_<H>x<W>.jpg`."""
+    return folder / f"{name}_{size[0]}x{size[1]}.jpg"
 
 
 def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[str], None] = lambda _: None) -> Report:
@@ -153,7 +162,8 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
         made += found
         stages[size] = (*chain, *(m.parity for m in found if m.parity and m.variant != REFERENCE))
     assert shipped is not None
-    return Report(shipped, tuple(made), stages, pictures)
+    sheets = {size: path for size in source.sizes if (path := sheet_path(folder, source.name, size)).exists()}
+    return Report(shipped, tuple(made), stages, pictures, sheets)
 
 
 @dataclass(frozen=True)
@@ -257,6 +267,9 @@ class _Exporter:
                 raise self._explained(error) from error
             chain = (*chain, conversion.reference)
             made = [self._finished(row, conversion.made[row.name], places, yardstick, chain) for row in wanted]
+        found = {name: ran.results for name, ran in conversion.made.items() if isinstance(ran, Ran)}
+        if (page := contact_sheet(yardstick, found)) is not None:
+            encode(sheet_path(self.folder, self.source.name, self.size), page)
         return made, chain
 
     def _finished(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ParityError
 from compress.image_format import PRESETS, ImageFormat
+from compress.metrics.ssim import RADIUS, ssim
 from export.artifact import Parity
 
 Outputs = Sequence[NDArray[np.float32]]  # one array an output of the network, pictures as NCHW
@@ -97,7 +98,19 @@ def compare(stage: str, given: Sequence[Outputs], found: Sequence[Outputs], form
         psnr_db=psnr,
         relative=relative(given, found),
         unit=unit,
+        ssim=_ssim(given, found, formats),
     )
+
+
+def _ssim(given: Sequence[Outputs], found: Sequence[Outputs], formats: Sequence[ImageFormat | None]) -> float | None:
+    """Mean over all pictures that are large enough."""
+    values = [
+        ssim(*(_pixels(one[index], form).transpose(0, 2, 3, 1) for one in (a, b)))
+        for a, b in zip(given, found, strict=True)
+        for index, form in enumerate(formats)
+        if form is not None and min(a[index].shape[2:]) > 2 * RADIUS
+    ]
+    return sum(values) / len(values) if values else None
 
 
 def relative(given: Sequence[Outputs], found: Sequence[Outputs]) -> float:

@@ -96,7 +96,8 @@ def failed(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple
 
 def test_every_variant_is_written_with_its_card(exported: Exported) -> None:
     names = ["tiny.onnx", *(f"tiny_40x36_{name}.tflite" for name in VARIANTS.split(","))]
-    assert sorted(path.name for path in exported.folder.iterdir()) == sorted([*names, *(f"{name}.json" for name in names)])
+    files = [*names, *(f"{name}.json" for name in names), "tiny_40x36.jpg"]
+    assert sorted(path.name for path in exported.folder.iterdir()) == sorted(files)
     for name in names:
         assert read_artifact(exported.folder / name).card.file == name
 
@@ -108,7 +109,7 @@ def test_the_document_keeps_its_contract(exported: Exported) -> None:
         assert row["size"] == [40, 36]
         assert row["runs"] is True
         assert Path(row["path"]).stat().st_size == row["bytes"]
-        assert {"max_abs", "mean_abs", "psnr_db"} <= set(row["parity"])
+        assert {"max_abs", "mean_abs", "psnr_db", "ssim"} <= set(row["parity"])
     stages = [stage["stage"] for stage in exported.document["stages"]]
     assert stages == ["stripped", "onnx", "rewritten", *(f"tflite {name}" for name in VARIANTS.split(","))]
 

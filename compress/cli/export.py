@@ -132,13 +132,17 @@ def _format_by_card(file: Path) -> ImageFormat | None:
 
 
 def _show(talk: Talk, report: Report) -> None:
+    from export.contact import AMPLIFIED
+
     for size, stages in report.stages.items():
         rows = [(stage.stage, *_numbers(stage)) for stage in stages]
         title = f"{size[0]}x{size[1]} on {report.pictures[size]}: how far from the network as given"
-        talk.table(("stage", "max", "mean", "PSNR"), rows, title=title)
+        talk.table(("stage", "max", "mean", "PSNR", "SSIM"), rows, title=title)
     files = [(one.artifact.path.name, f"{one.artifact.card.bytes:,}", f"{one.artifact.card.deflate_bytes:,}")
              for one in report.made if one.artifact]  # fmt: skip
     talk.table(("file", "bytes", "deflated"), files)
+    for path in report.sheets.values():
+        talk.show(f"side by side, and {AMPLIFIED} times the differences: {path}")
     for one in report.made:
         if one.search:
             _show_search(talk, one.search)
@@ -156,6 +160,7 @@ def _show_search(talk: Talk, search: Search) -> None:
 def _document(report: Report) -> dict[str, Any]:
     return {
         "onnx": {"path": str(report.onnx.path), "bytes": report.onnx.card.bytes, "parity": _parity(report.onnx.card.own_parity)},
+        "sheets": {f"{height}x{width}": str(path) for (height, width), path in report.sheets.items()},
         "pictures": {f"{height}x{width}": about for (height, width), about in report.pictures.items()},
         "artifacts": [
             {
@@ -186,14 +191,15 @@ def _parity(parity: Parity | None) -> dict[str, Any] | None:
         "psnr_db": parity.psnr_db,
         "relative": parity.relative,
         "unit": parity.unit,
+        "ssim": parity.ssim,
     }
 
 
-def _numbers(parity: Parity | None) -> tuple[str, str, str]:
+def _numbers(parity: Parity | None) -> tuple[str, str, str, str]:
     assert parity is not None
     same = "identical" if parity.max_abs == 0 else f"{parity.relative:.1e} of range"
     psnr = f"{parity.psnr_db:.1f} dB" if parity.psnr_db is not None else same
-    return f"{parity.max_abs:.3g}", f"{parity.mean_abs:.3g}", psnr
+    return f"{parity.max_abs:.3g}", f"{parity.mean_abs:.3g}", psnr, "" if parity.ssim is None else f"{parity.ssim:.4f}"
 
 
 def _size(one: Made) -> str:
