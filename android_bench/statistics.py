@@ -54,6 +54,11 @@ class Ratio:
         """True when the interval excludes 1."""
         return self.low > 1 or self.high < 1
 
+    @property
+    def is_told(self) -> bool:
+        """True when that may be said aloud: it differs, and from enough rounds."""
+        return self.differs and self.rounds >= FEWEST_ROUNDS
+
 
 def median(values: Sequence[float]) -> float:
     return float(np.median(values))
@@ -168,6 +173,12 @@ def doubts(record: Record) -> tuple[str, ...]:
     return (*found, *map(str, record.host.get("doubts", ())))
 
 
-def document(record: Record) -> dict[str, Any]:
-    """The record with its statistics, as `compress bench --json` prints it."""
-    return {**record.to_json(), **asdict(summarise(record)), "doubts": list(doubts(record))}
+def document(record: Record, first: Record | None = None) -> dict[str, Any]:
+    """The record with its statistics, as `compress bench --json` prints it; `ratio` is to `first`, of the same run, if given."""
+    ratio = paired_ratio(record, first) if first and first is not record else None
+    return {
+        **record.to_json(),
+        **asdict(summarise(record)),
+        "ratio": {**asdict(ratio), "told": ratio.is_told} if ratio else None,
+        "doubts": list(doubts(record)),
+    }

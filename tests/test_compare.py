@@ -225,8 +225,22 @@ def test_a_damaged_record_is_named_with_its_line(files):
     assert f"{missing}: no such file" in json.loads(result.stdout)["error"]["message"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--compare", "a", "b", "net.onnx"], ["--compare", "a", "b", "-o", "c.jsonl"]])
-def test_either_files_or_a_comparison(arguments):
-    result = run(*arguments)
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        (["net.onnx"], "FILE"),
+        (["-o", "c.jsonl"], "-o"),
+        (["--plot", "x.png"], "--plot"),
+        (["--threads", "2", "--device", "cpu"], "--device, --threads"),
+    ],
+)
+def test_a_comparison_takes_nothing_that_only_a_measurement_does(files, beside, named):
+    result = run("--compare", *files, *beside)
     assert result.exit_code == 2
-    assert "either FILES to measure, or --compare BEFORE AFTER alone" in result.stderr
+    assert f"--compare measures nothing, and takes no {named}" in result.stderr
+
+
+def test_neither_files_nor_a_comparison():
+    result = run()
+    assert result.exit_code == 2
+    assert "--compare BEFORE AFTER needs none" in result.stderr

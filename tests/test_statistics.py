@@ -115,6 +115,18 @@ def test_document_has_samples_and_statistics():
     assert made["samples_ms"] == [3, 4, 5, 6, 7]
     assert (made["artifact"], made["backend"], made["median_ms"]) == ("candy_256x192_fp32.tflite", "tflite_cpu", 5)
     assert made["doubts"]
+    assert made["ratio"] is None
+
+
+def test_document_with_a_ratio():
+    base = record(rounds=rounds([10], [10], [10], [10], [10]))
+    slower = replace(base, rounds=rounds([11], [12], [11], [12], [11]))
+    made = document(slower, base)["ratio"]
+    assert (made["value"], made["low"], made["high"], made["rounds"], made["told"]) == (1.1, 1.1, 1.2, 5, True)
+    assert document(base, base)["ratio"] is None
+    few = replace(slower, rounds=slower.rounds[:4])
+    assert document(few, base)["ratio"]["told"] is False, "four rounds are too few"
+    assert not paired_ratio(replace(base, rounds=rounds([9], [11], [9], [11], [9])), base).is_told
 
 
 def test_rounds_of_a_program_that_keeps_its_samples():

@@ -101,7 +101,7 @@ class Result:
     `first_ms`: the first inference. `model_mb`: 1e6 bytes, six digits. `threads`: of the CPU, as the tool says. `asked`: the
     delegates that were asked for. `executed_by`: every delegate that took nodes, by our names (of flags.DELEGATES, and a few that
     nobody can ask for). `xnnpack`: `explicit`, `default` (the runtime applied it unasked), `off`, or None when nothing tells.
-    `gpu_backend`: OpenCL or OpenGL. `ignored_flags`: what the tool did not understand. `file`: the result file, when it was given.
+    `gpu_backend`: OpenCL or OpenGL. `ignored_flags`: what the tool did not understand. `file`: the result file, where given.
     """
 
     verdict: Verdict

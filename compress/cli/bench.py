@@ -79,10 +79,10 @@ def bench(
     from compress.errors import CompressError, UsageError
     from compress.files import check_output
 
-    if compare and not (files or output or plot):
+    if compare:
         return compare_files(talk, *compare)
-    if compare or not files:
-        raise UsageError("either FILES to measure, or --compare BEFORE AFTER alone", "compress bench --help shows how")
+    if not files:
+        raise UsageError("Missing argument 'FILE...'", "--compare BEFORE AFTER needs none")
     where = places(settings["devices"], settings["all_devices"])
     paths = expanded(files, {place.device for place in where})
     _check_cards(paths)
@@ -104,7 +104,9 @@ def bench(
     _finish(talk, run.measured(), output)
     if plot:
         draw_measured(talk, plot, run.measured())
-    return {"records": [document(record) for record in run.records()], **({"plot": str(plot)} if plot else {})}
+    firsts = {job.place: record for job, record in reversed(run.measured())}
+    records = [document(record, firsts[job.place]) for job, record in run.measured()]
+    return {"records": records, **({"plot": str(plot)} if plot else {})}
 
 
 def expanded(files: Sequence[Path], devices: Collection[str] = ("cpu",)) -> list[Path]:

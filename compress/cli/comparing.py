@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+from click.core import ParameterSource
+
 from compress.cli.common import Talk
+
+_TAKEN = ("compare", "as_json", "quiet", "force", "seed")  # the last two have nothing to do, and do no harm
 
 if TYPE_CHECKING:
     from android_bench.compare import Comparison, Pair
@@ -17,14 +22,28 @@ if TYPE_CHECKING:
 def compare_files(talk: Talk, before: Path, after: Path) -> dict[str, Any]:
     """Show what became faster or slower, what cannot be told, and what has no counterpart; return the JSON document.
 
-    Raises MeasurementError that names file and line for damaged records.
+    Raises MeasurementError that names file and line for damaged records, UsageError for options that only a measurement takes.
     """
     from android_bench.compare import compare
     from android_bench.record import read_records
 
+    _check_alone()
     found = compare(read_records(before), read_records(after))
     _show(talk, found, f"{before} -> {after}")
     return {"before": str(before), "after": str(after), **found.to_json()}
+
+
+def _check_alone() -> None:
+    from compress.errors import UsageError
+
+    context = click.get_current_context()
+    beside = [
+        parameter.opts[0] if parameter.name != "files" else "FILE"
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE and parameter.name not in _TAKEN
+    ]
+    if beside:
+        raise UsageError(f"--compare measures nothing, and takes no {', '.join(beside)}")
 
 
 def _show(talk: Talk, found: Comparison, title: str) -> None:

@@ -37,7 +37,10 @@ def show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
     headers = ("file", "runs on", "MB", "median ms", "95 %", "min ms", "p95 ms", "spread", "x first")
     title = f"input {inputs}, threads {threads}, rounds {len(records[0].rounds)}"
-    talk.table(headers, [_cells(row) for row in rows], title=title)
+    cells = [_cells(row) for row in rows]
+    talk.table(headers, cells, title=title)
+    if any(row[-1].endswith("?") for row in cells):
+        talk.say("? cannot be told from the first: the interval holds 1, or there are too few rounds")
     for row in rows:
         _show_parity(talk, row)
         _show_profile(talk, row)
@@ -87,7 +90,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{summary.min_ms:.2f}",
         f"{summary.p95_ms:.2f}",
         f"{summary.mad_ms / summary.median_ms:.1%}" if summary.median_ms else "",
-        "1" if row.record is row.first else f"{ratio.value:.3g} ({ratio.low:.3g}..{ratio.high:.3g})",
+        "1"
+        if row.record is row.first
+        else f"{ratio.value:.3g} ({ratio.low:.3g}..{ratio.high:.3g}){'' if ratio.is_told else ' ?'}",
     )
 
 
