@@ -158,11 +158,12 @@ def hold_masks(module: nn.Module, optimizer: Optimizer, plan: Plan | None = None
     return masks.hold_masks(unwrapped(module), optimizer, plan)
 
 
-def strip(module: nn.Module, example: Example) -> Stripped:
+def strip(module: nn.Module, example: Example, **known: Any) -> Stripped:
     """Remove the channels that are zero, constant or read by nobody; the result computes the same, at every input size.
 
-    Both networks are run and compared before anything is returned. Returns `module`, new and smaller, and `report`. Raises
-    TraceError, ParityError.
+    Both networks are run and compared before anything is returned. Returns `module`, new and smaller, and `report`. `known`: what
+    else a proof may rest on (`ranges`, `max_size`), or what was only seen (`observed`, `threshold`): `compress.channels.strip.strip`
+    says how. Raises TraceError, ParityError, UsageError.
 
     >>> import compress, torch
     >>> from torch import nn
@@ -173,7 +174,7 @@ def strip(module: nn.Module, example: Example) -> Stripped:
     >>> small[0].out_channels, torch.allclose(small(example), net(example), atol=1e-5)
     (16, True)
     """
-    return strip_module(module, _examples(example))
+    return strip_module(module, _examples(example), **known)
 
 
 def _examples(example: Example) -> tuple[Tensor, ...]:

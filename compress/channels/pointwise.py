@@ -56,6 +56,7 @@ RANGE = {
 
 
 def pointwise(step: Channelwise, inputs: Sequence[Interval], tensors: Mapping[str, Tensor]) -> Interval:
+    """Bounds of what `step` makes of `inputs`: unbounded for a function, or a use of it, that is not known."""
     shape = np.broadcast_shapes(*(found.low.shape for found in inputs))
     if not _is_known(step) or _meets_pole(step, inputs):
         return unbounded(shape)
