@@ -1,4 +1,4 @@
-"""What the analysis says of every operator's output is what torch computes: its constants, neither fewer nor more, at any size."""
+"""What the analysis says of every operator's output is what torch computes: its constants, neither fewer nor more."""
 
 from __future__ import annotations
 

@@ -105,11 +105,12 @@ def _plain(tensor: Tensor, keep: Mapping[int, Array]) -> Tensor:
 
 
 def _grouped(weight: Tensor, keep: Mapping[int, Array], groups: int) -> Tensor:
-    """Group by group: its rows (axis 0), its columns (axis 1); a group without rows is gone."""
+    """Group by group: its rows (axis 0), its columns (axis 1); a group without rows is gone. Their order is that of the rows."""
     rows = _by_group(keep[0], weight.shape[0] // groups, groups)
     columns = _by_group(keep[1], weight.shape[1], groups) if 1 in keep else [torch.arange(weight.shape[1])] * groups
     blocks = weight.double().unflatten(0, (groups, -1))
-    return torch.cat([blocks[g][rows[g]][:, columns[g]] for g in range(groups) if len(rows[g])])
+    order = dict.fromkeys((keep[0] // (weight.shape[0] // groups)).tolist())
+    return torch.cat([blocks[g][rows[g]][:, columns[g]] for g in order])
 
 
 def _by_group(positions: Array, size: int, groups: int) -> list[Tensor]:

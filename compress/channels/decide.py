@@ -72,9 +72,9 @@ def decide(graph: ChannelGraph, facts: Facts, tensors: Mapping[str, Tensor], alo
     """`alone`: classes of units (ChannelGraph.space_of) that stay whatever the facts say."""
     gone = _candidates(graph, facts)
     gone &= ~np.isin(graph.space_of, list(alone))
-    readers = _readers(graph, facts, tensors, gone)
     wanted, places = gone.copy(), Grids.of(graph)
-    order = _by_worth(readers, gone)
+    readers = _readers(graph, facts, tensors, gone)
+    order = _by_worth(readers, gone, places.turns(gone))
     while True:
         before = gone.copy()
         _keep_balance(graph, gone, order)
@@ -209,8 +209,11 @@ def _needs(reader: Reader, gone: Array) -> Iterator[dict[int, float]]:
         yield need
 
 
-def _by_worth(readers: list[Reader], gone: Array) -> Array:
-    """For each unit its place in the order in which they had better stay: those that could carry most layers' constants first."""
+def _by_worth(readers: list[Reader], gone: Array, turns: Array) -> Array:
+    """For each unit its place in the order in which they had better stay: those that could carry most layers' constants first.
+
+    `turns`: of equals, which come first.
+    """
     serves, smallest = np.zeros(len(gone)), np.full(len(gone), np.inf)
     for reader in readers:
         needing = (reader.hard & _leaving(reader.units, gone)).any(1, keepdims=True)
@@ -218,7 +221,7 @@ def _by_worth(readers: list[Reader], gone: Array) -> Array:
         np.add.at(serves, reader.units[able], 1)
         np.minimum.at(smallest, reader.units[able], np.abs(reader.value[able]))
     order = np.empty(len(gone), int)
-    order[np.lexsort((-smallest, -serves))] = np.arange(len(gone))
+    order[np.lexsort((turns, -smallest, -serves))] = np.arange(len(gone))
     return order
 
 

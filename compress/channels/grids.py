@@ -51,6 +51,14 @@ class Grids:
             surplus = len(going) - len(places)
             gone[np.concatenate([np.setdiff1d(going, places), np.intersect1d(going, places)])[:surplus]] = False
 
+    def turns(self, gone: Array) -> Array:
+        """For each unit how many of its kind that go come before it: who stays in turn leaves whole columns. 0 outside grids."""
+        turns = np.zeros(len(self.column), int)
+        for kind in np.unique(self.kind[self.inside]).tolist():
+            going = self._of_kind(kind, gone)
+            turns[going] = np.arange(len(going))
+        return turns
+
     def moved(self, gone: Array) -> Array:
         """For each unit the one that comes to lie in its place: what goes lies in whole columns then, the others in order."""
         result = np.arange(len(self.column))

@@ -122,11 +122,21 @@ def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
             here = np.full([sizes[n][axis] if axis in along else 1 for axis in range(rank)], FIXED)
         if here.size == 1:
             continue
+        if labels.size > 1 and _across(labels, here):
+            for each in padded:
+                walk.labels.pin(each, f"{op_of(node)} pairs channels with channels")
+            return np.full((1,) * rank, FIXED)
         if labels.size > 1:
             walk.labels.tie(labels, here, walk.why(*operands))
         shape = np.broadcast_shapes(labels.shape, here.shape)
         labels = np.broadcast_to(here if (labels < 0).all() else labels, shape)
     return labels
+
+
+def _across(a: Array, b: Array) -> bool:
+    """Each has channels along an axis where the other has none."""
+    axes = list(zip(a.shape, b.shape, strict=True))
+    return any(n > 1 == m for n, m in axes) and any(m > 1 == n for n, m in axes)
 
 
 def _sizes(walk: Walk, operand: Node, rank: int) -> tuple[int, ...]:
