@@ -7,7 +7,6 @@ Never here: which phone (adb.py), what a phone is like (device.py).
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 import shlex
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from android_bench.adb import ASK_S, Adb, Answer, checked_serial, failure
 from compress.errors import DeviceError
+from compress.files import identity
 
 SLOWEST_BYTES_S = 500_000  # of a transfer, over a poor wireless link
 INSIST_S = 5.0
@@ -54,12 +54,11 @@ class Link:
     def push(self, local: Path, remote: str, executable: bool = False) -> None:
         """Bring a file, under another name first; it gets its own when its sha256 is that of `local`. Also raises `full`,
         `refused`, `hash`."""
-        data = Path(local).read_bytes()
-        digest, part = hashlib.sha256(data).hexdigest(), f"{_checked(remote)}.part"
-        pushed = self._adb(["push", str(Path(local).resolve()), part], ASK_S + len(data) / SLOWEST_BYTES_S)
+        size, part = Path(local).stat().st_size, f"{_checked(remote)}.part"
+        pushed = self._adb(["push", str(Path(local).resolve()), part], ASK_S + size / SLOWEST_BYTES_S)
         if pushed.code:
             raise failure(pushed, f"{self.serial}: {Path(local).name}")
-        if self.sha256(part, len(data)) != digest:
+        if self.sha256(part, size) != identity(local)["sha256"]:
             raise DeviceError(
                 f"{self.serial}: {Path(local).name} did not arrive as it is here (sha256 differs)",
                 "another cable or port, or less traffic on the wireless link",
@@ -89,7 +88,7 @@ class Link:
                 return found[0]
         with tempfile.TemporaryDirectory(prefix="compress-adb-") as folder:
             self.pull(remote, Path(folder) / "back", size)
-            return hashlib.sha256((Path(folder) / "back").read_bytes()).hexdigest()
+            return identity(Path(folder) / "back")["sha256"]
 
     def insist(self, words: Sequence[str]) -> Answer:
         """`shell`, for cleaning up: once more over a new connection when the old one is lost or frozen."""

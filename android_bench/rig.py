@@ -5,7 +5,6 @@ What cannot be cleaned up, because the phone is gone, is said with the command t
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from android_bench.link import Link
 from android_bench.settings import kept_awake
 from android_bench.thermal import Thermal
 from compress.errors import DeviceError
+from compress.files import identity
 
 # Both know the folder as $1. The shell becomes env, that taskset, that the program: one process id. It may be somebody else's by
 # the time that it is killed, unless the folder stands in its command line.
@@ -42,7 +42,7 @@ class Rig:
 
     def bring(self, path: Path, name: str | None = None, executable: bool = False) -> str:
         """Push a file, once however often it is asked for: where it lies. `name`: None for its hash. Raises DeviceError."""
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        digest = identity(path)["sha256"]
         name = name or f"{digest[:16]}{Path(path).suffix.lower()}"
         if self._brought.get(name) != digest:
             self.link.push(path, f"{self.folder}/{name}", executable)
@@ -94,8 +94,10 @@ def _own_folder(link: Link) -> Iterator[str]:
 def _remove(link: Link, folder: str) -> None:
     try:
         link.insist(["sh", "-c", END, "sh", folder])
-        link.insist(["rm", "-rf", folder])
-        return
+        removed = link.insist(["rm", "-rf", folder])
+        if removed.code == 0:
+            return
+        why = f"{link.serial}: {removed.err.strip()[-200:]}"
     except DeviceError as error:
         why = error.message
     # raised out here, its context is what went wrong before, and not this

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from compress.cli import main
 from compress.errors import MeasurementError
 from compress.image_format import PRESETS
 from compress.photos import encode
-from export.artifact import Port
+from export import runtime
+from export.artifact import Port, card_path, write_card
 from tests.test_bench import onnx_file, tflite
 from tests.virtual_phone.faults import Faults
 
@@ -122,10 +124,12 @@ def photo(tmp_path):
 
 def test_a_photo_comes_out_as_here(phones, model, photo):
     phones.add()
-    result = bench(phones, model, "--photo", photo, "--image-format", "0..1")
+    write_card(runtime.describe(model, PRESETS["0..1"]))
+    result = bench(phones, model, "--photo", photo)
     assert result.exit_code == 0, result.output
     assert "the photo comes out exactly as here" in result.stdout
     phones.phones[0].system.misbehave(changes=20 * 28)  # a third of the picture is black
+    card_path(model).unlink()
     result = bench(phones, model, "--photo", photo, "--image-format", "0..1", "--json", *TWICE)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)["records"][0]
@@ -155,7 +159,7 @@ def test_a_photo_without_an_image_format_or_that_is_none(phones, model, photo, t
 )
 def test_an_answer_that_cannot_be_compared(answer, said):
     given = np.ones((1, 2, 2, 3), np.float32)
-    asked = Question("image", given, (given,), 0, Port("styled", "float32", given.shape, PRESETS["0..1"]), "NHWC")
+    asked = Question("image", given, (given,), (Port("styled", "float32", given.shape, PRESETS["0..1"]),), 0, "NHWC")
     assert compare(asked, given.tobytes(), "x") == {"max_abs": 0.0, "mean_abs": 0.0, "psnr_db": None}
     with pytest.raises(MeasurementError, match=said):
         compare(asked, answer, "x")
@@ -383,6 +387,17 @@ def test_a_phone_that_goes_away_is_named_with_what_is_left_on_it(phones, model, 
     assert "shell settings put global stay_on_while_plugged_in 0" in result.stderr
     phones.adb("disconnect", phone.serial)
     subprocess.run(["rm", "-rf", phone.system.tmp / folder], check=True)
+
+
+def test_a_folder_that_cannot_be_removed_is_named(phones, model):
+    system = phones.add().system
+    system.command("rm", "echo 'rm: Device or resource busy' >&2; exit 1")
+    result = bench(phones, model, "--json")
+    (folder,) = system.left_behind()
+    error = error_of(result)
+    assert (result.exit_code, error["reason"]) == (1, "left")
+    assert error["message"].endswith(f"rm: Device or resource busy; /data/local/tmp/{folder} is left on it")
+    shutil.rmtree(system.tmp / folder)
 
 
 def test_a_phone_that_does_not_cool_down_is_doubted(phones, model):

@@ -10,11 +10,11 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from android_bench.answer import Question, compare, question
+from android_bench.answer import Question, compare, inputs_of, question
 from android_bench.backends import Backend, Rounds
 from android_bench.benchmark_model import Input, Kind, Latency, Options, Result, command, parse, recognise
 from android_bench.device import Needs, limits_khz
@@ -25,6 +25,8 @@ from android_bench.record import Round
 from android_bench.rig import Rig, rig
 from android_bench.thermal import cool_down, read_thermal
 from compress.errors import DeviceError, MeasurementError, UsageError
+from compress.spec import Shape
+from export.artifact import Port
 
 HELP_S = 30.0
 # --delegate -> what the program is asked for; anything else is the file of an external delegate
@@ -61,17 +63,20 @@ def _kind(ready: Rig, binary: str, program: Program) -> Kind:
 
 @dataclass(frozen=True)
 class _Bench:
-    """One program on one phone."""
+    """One program on one phone. `ports`: the inputs of the files that have been asked."""
 
     ready: Rig
     program: Program
     binary: str
     kind: Kind
+    ports: dict[str, tuple[Port, ...]] = field(default_factory=dict)
 
     def round(self, job: Job, index: int, position: int) -> Seen:
         """Cool down, run, look again; in the first round also a run for the peak memory, and, if asked, those
         for a photo and a profile."""
-        shapes, resized = _inputs(job)
+        ports = self.ports.get(job.path) or self.ports.setdefault(job.path, inputs_of(job))
+        shapes = _shapes(job, ports)
+        resized = tuple(Input(port.name, shape) for port, shape in zip(ports, shapes, strict=True) if None in port.shape)
         photo = question(job, Path(job.options["photo"])) if index == 0 and job.options["photo"] else None
         model = self.ready.bring(Path(job.path))
         options = self._options(job, resized)
@@ -193,23 +198,20 @@ class _Bench:
         }
 
     def _doubts(self, options: Options) -> list[str]:
-        found = [one.message for one in self.ready.warnings]
+        found = [one.message for one in self.ready.warnings if one.reason != "screen"]  # it is on by now
         if options.cpu_mask and options.threads > options.cpu_mask.bit_count():
             found.append(f"{options.threads} threads on {options.cpu_mask.bit_count()} cores")
         return found
 
 
-def _inputs(job: Job) -> tuple[tuple[tuple[int, ...], ...], tuple[Input, ...]]:
-    """The shapes that go in, and those inputs that have to be resized for it. Raises ArtifactError, UsageError."""
-    from export.runtime import layout_of, load
+def _shapes(job: Job, ports: Sequence[Port]) -> tuple[Shape, ...]:
+    """Of what goes in. Raises UsageError for a size that the file does not take."""
+    from export.runtime import layout_of
 
-    ports = load(Path(job.path), 1).inputs
     try:
-        shapes = tuple(array.shape for array in for_ports(ports, layout_of(ports, "NHWC"), job.size, job.seed))
+        return tuple(array.shape for array in for_ports(ports, layout_of(ports, "NHWC"), job.size, job.seed))
     except UsageError as error:
         raise UsageError(f"{job.name}: {error.message}", error.hint) from error
-    resized = tuple(Input(port.name, shape) for port, shape in zip(ports, shapes, strict=True) if None in port.shape)
-    return shapes, resized
 
 
 def _round(result: Result, index: int, position: int) -> Round:
