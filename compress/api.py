@@ -162,8 +162,8 @@ def strip(module: nn.Module, example: Example, **known: Any) -> Stripped:
     """Remove the channels that are zero, constant or read by nobody; the result computes the same, at every input size.
 
     Both networks are run and compared before anything is returned. Returns `module`, new and smaller, and `report`. `known`: what
-    else a proof may rest on (`ranges`, `max_size`), or what was only seen (`observed`, `threshold`): `compress.channels.strip.strip`
-    says how. Raises TraceError, ParityError, UsageError.
+    else a proof may rest on (`ranges`, `max_size`), or what was only seen (`observed`, `threshold`), as for
+    `compress.channels.strip.strip`. Raises TraceError, ParityError, UsageError.
 
     >>> import compress, torch
     >>> from torch import nn

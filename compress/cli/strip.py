@@ -94,6 +94,7 @@ def _stripped(
 ) -> Stripped:
     import torch
 
+    from compress.channels.fold import folded
     from compress.channels.moved import moved
     from compress.channels.observe import observe
     from compress.channels.ranges import ranges_of
@@ -104,7 +105,7 @@ def _stripped(
     known: dict[str, Any] = {"sizes": sizes or None, "ranges": ranges_of(loaded.spec.inputs), "max_size": max_size}
     if watched is None:
         return stripped_of(loaded.module, examples, **known)
-    module: nn.Module = loaded.module
+    module: nn.Module = folded(loaded.module)  # in which the tensors have the names that strip knows
     seen = observe(module, watched.batches("watching"))
     found = stripped_of(module, examples, **known, observed=seen, threshold=limit)
     change = moved(module, found.module, watched.batches("comparing"), loaded.spec.outputs)
