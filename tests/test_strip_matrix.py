@@ -170,7 +170,7 @@ def _constant(branch: Branch) -> set[int]:
     """A GroupNorm leaves a constant only where its whole group is."""
     if branch.case.norm != "group":
         return branch.constant
-    return set()
+    return {n for n in range(WIDTH) if _group(n) <= branch.constant}
 
 
 def _group(channel: int) -> set[int]:

@@ -103,8 +103,8 @@ def _found(
     label: Label,
     surer: Facts | None = None,
 ) -> Facts:
-    values, intervals = _forward(graph, tensors, observed, bounds)
-    same = surer is not None and all(np.array_equal(values[name], surer.values[name], equal_nan=True) for name in values)
+    values, intervals = _forward(graph, tensors, observed, bounds, surer)
+    same = surer is not None and all(values[name] is surer.values[name] for name in values)
     needed = surer.needed if surer is not None and same else _backward(graph, tensors, values)
     within = {name: found.onto(graph.labels[name].shape) for name, found in intervals.items()}
     low, high = ({name: getattr(found, end) for name, found in within.items()} for end in ("low", "high"))
@@ -113,16 +113,19 @@ def _found(
 
 
 def _forward(
-    graph: ChannelGraph, tensors: Mapping[str, Tensor], observed: Mapping[str, Array], bounds: Bounds | None
+    graph: ChannelGraph, tensors: Mapping[str, Tensor], observed: Mapping[str, Array], bounds: Bounds | None, surer: Facts | None
 ) -> tuple[dict[str, Array], dict[str, Interval]]:
-    """Constants and bounds in one pass: a constant is its own bounds, and bounds that meet are a constant."""
-    values = {name: np.full(labels.shape, np.nan) for name, labels in graph.labels.items()}
-    intervals = bounds.given() if bounds else {}
-    for name, tensor in graph.data.items():
-        if name in values:
-            values[name] = _uniform(tensors[tensor], values[name].shape)
+    """Constants and bounds in one pass: a constant is its own bounds, and bounds that meet are a constant.
+
+    Constants that the `surer` facts have already are the same arrays, and what depends on them alone is not computed again.
+    """
+    known = surer.values if surer else _given(graph, tensors)
+    values, intervals = dict(known), bounds.given() if bounds else {}
     for step in graph.steps:
-        found = step.constants([values[name] for name in step.inputs], graph.labels[step.name].shape, tensors)
+        if surer and all(values[name] is known[name] for name in step.inputs):
+            found = known[step.name]
+        else:
+            found = step.constants([values[name] for name in step.inputs], graph.labels[step.name].shape, tensors)
         if bounds:
             interval = bounds.after(step, [intervals[name] for name in step.inputs])
             intervals[step.name], found = _agreed(interval, found)
@@ -130,8 +133,15 @@ def _forward(
             found = np.where(np.isnan(observed[step.name]), found, observed[step.name])
             if bounds:
                 intervals[step.name] = _agreed(intervals[step.name], found)[0]
-        values[step.name] = found
+        values[step.name] = known[step.name] if np.array_equal(found, known[step.name], equal_nan=True) else found
     return values, intervals
+
+
+def _given(graph: ChannelGraph, tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Nothing, but of the parameters what they are."""
+    values = {name: np.full(labels.shape, np.nan) for name, labels in graph.labels.items()}
+    held = {name: tensors[tensor] for name, tensor in graph.data.items() if name in values}
+    return {**values, **{name: _uniform(tensor, values[name].shape) for name, tensor in held.items()}}
 
 
 def _agreed(interval: Interval, value: Array) -> tuple[Interval, Array]:
