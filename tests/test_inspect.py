@@ -184,19 +184,30 @@ def test_a_document_for_machines(found: Inspection) -> None:
     assert document["sizes"]["step"] == 1
 
 
+@torch.library.custom_op("test_inspect::turn", mutates_args=())
+def turn(x: Tensor) -> Tensor:
+    return x.flip(1)
+
+
+@turn.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 def test_what_is_not_understood_is_named() -> None:
-    class Sort(nn.Module):
+    class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv = nn.Conv2d(3, 4, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            return torch.sort(self.conv(x), dim=1).values
+            return turn(self.conv(x))
 
-    found = inspect(Sort(), [torch.rand(1, 3, 8, 10)])
-    assert found.not_understood[0].startswith("sort (test_inspect.py:")
+    found = inspect(Odd(), [torch.rand(1, 3, 8, 10)])
+    assert found.not_understood[0].startswith("test_inspect.turn.default (test_inspect.py:")
     assert found.fields[0] is not None
-    assert found.fields[0].unknown
+    assert found.fields[0].unknown[0].startswith("test_inspect.turn.default")
+    assert found.spaces[0].reason == "test_inspect.turn.default is not understood"
 
 
 def test_shared_modules_are_counted_once_and_run_twice() -> None:
@@ -290,7 +301,7 @@ def test_the_command_tells_it_all(folder: Path) -> None:
     assert result.exit_code == 0, result.output
     for words in (
         "johnson: 1x3x24x32 -> 1x3x24x32",
-        "receptive field 47x47",
+        "receptive field of the output: 47x47",
         "instance_norm",
         "takes any size, from 5x5 on; gives the same size at multiples of 4",
         "residual.0.first.conv",

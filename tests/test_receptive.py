@@ -184,6 +184,20 @@ def test_what_is_not_known_is_named_with_its_module() -> None:
     assert found.unknown == ("sort in 1",)
 
 
+def test_beside_what_is_not_known_windows_are_still_told() -> None:
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 5, padding=2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) + torch.sort(x, dim=2).values
+
+    found = field_of(Beside(), (1, 3, 12, 16))
+    assert found.size == (5, 5)
+    assert found.unknown[0].startswith("sort")
+
+
 def test_paths_of_different_stride_are_named() -> None:
     class Uneven(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

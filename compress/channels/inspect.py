@@ -148,6 +148,7 @@ def inspect(
     wanted = {name for names in activity.signals.values() for name in names}
     observed = observe(module, batches, responses=wanted, program=program) if batches is not None else None
     seen = activity.seen(observed) if observed else {}
+    resting = export.copied(module).eval() if any(part.training for part in module.modules()) else module
     ahead = preview(module, graph, examples, ranges=ranges_of(formats), observed=observed)
     kinds = idle(graph, ahead.facts)
     return Inspection(
@@ -162,7 +163,7 @@ def inspect(
             for space, told in zip(graph.spaces, ahead.report.spaces, strict=True)
         ),
         fields=tuple(found.get(graph.outputs[0]) if graph.outputs else None for found in windows),
-        accepted=accepted(module.eval() if not module.training else export.copied(module).eval(), [e.shape for e in examples]),
+        accepted=accepted(resting, [tuple(example.shape) for example in examples]),
         remarks=advice.remarks(program, rows, formats[0] if formats else None),
         unused=_unused(program, module),
         not_understood=tuple(map(str, graph.not_understood)),

@@ -44,25 +44,26 @@ def _head(talk: Talk, network: str, found: Inspection) -> None:
     totals = found.totals
     talk.show(f"{network}: {taken} -> {made}")
     talk.show(f"{totals.parameters:,} parameters, {_amount(totals.macs)} MACs, {_amount(totals.bytes)}B")
-    for number, field in enumerate(found.fields):
-        which = f" of input {number + 1}" if len(found.fields) > 1 else ""
+    output = "first output" if len(found.outputs) > 1 else "output"
+    for number, field in enumerate(found.fields, 1):
         if field is not None and (field.size or field.whole):
-            _paragraph(talk, _sees(field, which))
+            _paragraph(talk, _sees(field, output, number if len(found.fields) > 1 else None))
     if found.accepted is not None:
         _paragraph(talk, _sizes(found))
 
 
-def _sees(field: Field, which: str) -> str:
-    """The receptive field of the output in a sentence."""
-    if any(size is None for size in field.size):
-        reason = f"through {_through(field.whole)}" if field.whole else f"beyond {_through(field.unknown)} nothing is known"
-        return f"each output sees the whole picture{which}, {reason}" if field.whole else f"receptive field{which}: {reason}"
-    strides = _once(field.stride)
+def _sees(field: Field, output: str, number: int | None) -> str:
+    """What an output sees of its input, in a sentence; `number`: of the input, where there are several."""
+    whole, of = ("the whole picture", "") if number is None else (f"all of input {number}", f" on input {number}")
+    if None in field.size and not field.whole:
+        return f"what the {output} sees{of} is not known beyond {_through(field.unknown)}"
+    if None in field.size:
+        return f"the {output} sees {whole}, through {_through(field.whole)}"
+    size, margin = _by(field.size), max(n or 0 for n in field.margin)
     bound = "" if field.exact else "at most "
-    text = f"receptive field{which} {bound}{_by(field.size)}, stride {strides}, {max(field.margin, key=_or_0)} beyond its place"
-    if field.whole:
-        text += f"; and the whole picture, through {_through(field.whole)}"
-    return text
+    text = f"receptive field of the {output}{of}: {bound}{size}, stride {_once(field.stride)}, {margin} beyond its place"
+    text += f"; and {whole}, through {_through(field.whole)}" if field.whole else ""
+    return text + (f"; what comes through {_through(field.unknown)} is not known" if field.unknown else "")
 
 
 def _sizes(found: Inspection) -> str:
@@ -230,12 +231,8 @@ def _through(reasons: Sequence[str]) -> str:
     """`instance_norm in a, ...` -> `15 instance_norm`; one or two are named."""
     if len(reasons) <= 2:
         return " and ".join(reasons)
-    kinds = Counter(reason.partition(" in ")[0] for reason in reasons)
+    kinds = Counter(reason.partition(" ")[0] for reason in reasons)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-
-
-def _or_0(value: int | None) -> int:
-    return value or 0
 
 
 def _middle(name: str, most: int) -> str:
