@@ -12,7 +12,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from android_bench.record import Record
-from android_bench.statistics import FEWEST_ROUNDS, Ratio, busy_threads, doubts, median, paired_ratio, summarise, unpaired_ratio
+from android_bench.statistics import (
+    FEWEST_ROUNDS,
+    Ratio,
+    busy_threads,
+    doubts,
+    median,
+    paired_ratio,
+    round_medians,
+    summarise,
+    unpaired_ratio,
+)
 
 # Facts that make a host another one; the rest (system, Python) is only said.
 _SAME_HOST = ("id", "cpu", "machine", "cores")
@@ -199,4 +209,4 @@ def _doubts(before: Record, after: Record) -> list[str]:
 
 def _side(record: Record) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in ("sha256", "bytes", "run", "measured_at")}
-    return {**plain, **asdict(summarise(record)), "rounds": len(record.rounds)}
+    return {**plain, "round_medians_ms": round_medians(record), **asdict(summarise(record))}

@@ -184,7 +184,7 @@ def test_the_table(files):
     assert result.exit_code == 0, result.stderr
     assert "before ms" in result.stdout
     row = next(line for line in result.stdout.splitlines() if line.startswith("candy"))
-    assert "50.09" in row
+    assert "50.05" in row
     assert "1.050" in row
     assert row.rstrip().endswith("slower")
     assert "not compared: gone.onnx on tflite_cpu (before): the other side has no record of that file" in result.stdout
@@ -197,6 +197,7 @@ def test_the_document(files):
     assert (pair["artifact"], pair["verdict"], pair["same_file"]) == ("candy_256x192_fp32.tflite", "slower", True)
     assert pair["ratio"]["low"] < pair["ratio"]["value"] < pair["ratio"]["high"]
     assert pair["before"]["median_ms"] < pair["after"]["median_ms"]
+    assert pair["before"]["round_medians_ms"] == pytest.approx(STEADY)
     assert pair["after"]["p95_ms"] > pair["after"]["median_ms"]
     assert document["unmatched"] == [
         {"side": "before", "artifact": "gone.onnx", "backend": "tflite_cpu", "device": "cpu", "threads": 2,

@@ -65,14 +65,14 @@ def _show(talk: Talk, found: Comparison, title: str) -> None:
 
 def _row(pair: Pair) -> tuple[str, ...]:
     from android_bench.compare import runs_on
-    from android_bench.statistics import summarise
+    from android_bench.statistics import median, round_medians, summarise
 
     before, after, ratio = summarise(pair.before), summarise(pair.after), pair.ratio
     return (
         pair.after.artifact,
         runs_on(pair.after),
-        f"{before.median_ms:.2f}",
-        f"{after.median_ms:.2f}",
+        f"{median(round_medians(pair.before)):.2f}",
+        f"{median(round_medians(pair.after)):.2f}",
         f"{ratio.value:.3f}",
         f"{ratio.low:.3f}..{ratio.high:.3f}",
         f"{before.p95_ms:.2f} -> {after.p95_ms:.2f}",
