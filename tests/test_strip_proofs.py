@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ def test_a_norm_is_dead_up_to_a_size(norm: type[nn.Module], size: tuple[int, int
     done = strip(net, [torch.rand(1, 3, 3, 5, dtype=torch.float64)], max_size=size)
     assert went(done.report) == ({"size": dead} if dead else {})
     assert done.report.max_size == size
-    assert done.report.conditions == {"max_size": list(size)} | ({"inputs_in_range": True} if dead else {})
+    assert done.report.conditions == {"max_size": list(size)}
     assert all(h <= size[0] and w <= size[1] for h, w in (check.size for check in done.report.checks))
     peak = torch.zeros(1, 3, *size, dtype=torch.float64)
     peak[..., size[0] // 2, size[1] // 2] = 1e3
@@ -261,6 +262,22 @@ def test_a_network_that_does_other_things_at_the_largest_size() -> None:
 
     with pytest.raises(TraceError, match="the network does other things at 8x8 than on its example"):
         strip(Other(), [torch.rand(1, 3, 4, 5, dtype=torch.float64)], max_size=(8, 8))
+
+
+def test_a_largest_size_that_the_network_does_not_take() -> None:
+    """It takes even sides only: what holds at 4x6 holds at 3x5, and there it is compared where it runs."""
+
+    class Even(Normed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.nn.functional.pixel_unshuffle(x, 2)[:, :3])
+
+    net, example = Even(bias=(-math.sqrt(5), -math.sqrt(4), 1.0)), [torch.rand(1, 3, 8, 8, dtype=torch.float64)]
+    done = strip(net, example, max_size=(3, 5))
+    assert went(done.report) == {"size": (0,)}, "2x3 pixels inside"
+    assert {check.size for check in done.report.checks}
+    assert all(check.size[0] <= 3 and check.size[1] <= 5 for check in done.report.checks)
+    with pytest.raises(TraceError, match="the network does not run at 1x1"):
+        strip(net, example, max_size=(1, 1))
 
 
 @pytest.mark.parametrize(

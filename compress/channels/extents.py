@@ -16,6 +16,7 @@ from compress.channels.graph import ChannelGraph, of_program
 from compress.errors import TraceError
 
 Size = tuple[int, ...]
+MULTIPLES = (1, 2, 4, 8, 16, 32, 64)  # sides that networks with strides take
 NORMS = ("instance_norm", "group_norm")  # their statistics are those of one picture
 
 
@@ -23,15 +24,13 @@ def pixels_at(module: nn.Module, graph: ChannelGraph, examples: Sequence[Tensor]
     """For each norm over space its picture's pixels, when the first input with a spatial size has `size` (others in proportion).
 
     A picture inside must not be larger where the input is smaller; a network in which one is counts as not understood, and so do
-    norms that the trace at `size` does not have. Raises TraceError where the network cannot be traced at `size`.
+    norms that the trace at `size` does not have. A network that takes only multiples is traced at the next one. Raises TraceError
+    where it can be traced neither at `size` nor a little above.
     """
     wanted = [step for step in graph.steps if step.op in NORMS and len(step.call.shape) > 2]
     if not wanted:
         return {}
-    shapes = scaled([tuple(example.shape) for example in examples], size)
-    inputs = [e.new_zeros(shape) if shape != tuple(e.shape) else e for e, shape in zip(examples, shapes, strict=True)]
-    with torch.no_grad():
-        there = of_program(export.program(module, inputs, run=False), module)
+    there = _traced(module, examples, size)
     if [(step.name, step.op, step.inputs) for step in there.steps] != [(s.name, s.op, s.inputs) for s in graph.steps]:
         raise TraceError(
             f"the network does other things at {'x'.join(map(str, size))} than on its example", "leave the largest size out"
@@ -39,6 +38,20 @@ def pixels_at(module: nn.Module, graph: ChannelGraph, examples: Sequence[Tensor]
     found = {step.name: prod(step.call.shape[2:]) for step in there.steps}
     base = spatial([tuple(example.shape) for example in examples])
     return {s.name: found[s.name] for s in wanted if _grows(prod(s.call.shape[2:]), found[s.name], base, size)}
+
+
+def _traced(module: nn.Module, examples: Sequence[Tensor], size: Size) -> ChannelGraph:
+    first: TraceError | None = None
+    for multiple in MULTIPLES:
+        shapes = scaled([tuple(example.shape) for example in examples], tuple(-(-n // multiple) * multiple for n in size))
+        inputs = [e.new_zeros(shape) if shape != tuple(e.shape) else e for e, shape in zip(examples, shapes, strict=True)]
+        try:
+            with torch.no_grad():
+                return of_program(export.program(module, inputs, run=False), module)
+        except TraceError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def spatial(shapes: Sequence[Size]) -> Size:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from compress.channels.export import copied
-from compress.channels.extents import fits, scaled, spatial
+from compress.channels.extents import MULTIPLES, fits, scaled, spatial
 from compress.channels.ranges import Range
 from compress.errors import ParityError, TheirCode, TraceError
 
@@ -82,8 +82,7 @@ class Witness:
         self._own, self._double = copied(module).eval(), copied(module).double().eval()
         self.exact = torch.float64  # the precision that decides; a network with float32 constants in its code has no other
         self.answers: dict[Size, Outputs] = {}
-        if self._ask(self._first()):
-            self.exact = self.dtype
+        self._begin()
         for size in sizes or ():
             if said := self._ask(tuple(size)):
                 raise TraceError(f"the network does not run at {_named(size)}: {said}")
@@ -150,18 +149,25 @@ class Witness:
         rounding = max(distance(self.answers[size], answer)[0] for answer in shaken)
         return max(LIMIT_64, min(10 * rounding, WORST_64)), rounding
 
-    def _ladder(self) -> list[list[Size]]:
-        """The examples' size; then sizes to try in turn: odd ones first, for what they bring out, then rounder ones."""
-        base = self._first()
-        if not base:
-            return [[base]]
-        choices = [list(_near(base, factors)) for factors in ((0.6, 0.9), (1.06, 1.3))]
-        return [[base], *([size for size in found if fits(size, self._largest)] for found in choices)]
-
-    def _first(self) -> Size:
-        """The example's size, or the largest where that is smaller."""
+    def _begin(self) -> None:
+        """Ask at the examples' size; where the largest is smaller, there or a little below."""
         base = spatial([tuple(example.shape) for example in self._examples])
-        return base if self._largest is None or fits(base, self._largest) else self._largest
+        choices, said = [base], ""
+        if self._largest is not None and not fits(base, self._largest):
+            below = [tuple(n // multiple * multiple for n in self._largest) for multiple in MULTIPLES]
+            choices = [size for size in below if min(size) > 0]
+        for precision in (self.exact, self.dtype):
+            self.exact = precision
+            for size in choices:
+                if not (said := self._ask(size)):
+                    return
+        raise TraceError(f"the network does not run at {_named(choices[0])}: {said}")
+
+    def _ladder(self) -> list[list[Size]]:
+        """Sizes to try in turn: odd ones first, for what they bring out, then rounder ones."""
+        (base,) = self.answers
+        choices = [list(_near(base, factors)) for factors in ((0.6, 0.9), (1.06, 1.3))] if base else []
+        return [[size for size in found if fits(size, self._largest)] for found in choices]
 
 
 def check_same(before: nn.Module, after: nn.Module, examples: Sequence[Tensor], change: str) -> None:

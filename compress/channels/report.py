@@ -133,7 +133,7 @@ class Report:
     def conditions(self) -> dict[str, Any]:
         """What must hold for the proof beside the weights, for a checkpoint's history; empty when nothing must."""
         by_bounds = any(space.proved.bounds or space.proved.size for space in self.spaces)
-        found: dict[str, Any] = {"inputs_in_range": True} if by_bounds else {}
+        found: dict[str, Any] = {"inputs_in_range": True} if by_bounds and any(self.bounded) else {}
         if self.max_size is not None:
             found["max_size"] = list(self.max_size)
         if self.evidence is not None:

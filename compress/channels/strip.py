@@ -61,11 +61,11 @@ def strip(
     `examples`: one input tensor each, to trace with. `sizes`: (H, W) at which both networks are compared, in float64 and in their
     own precision; by default the example's, a smaller and a larger one. `ranges`: for each input, between which values it lies
     (`Range.of(image_format)`); what bounds prove then holds for inputs in them. `max_size`: (H, W) that no input will exceed on
-    either side; proofs that hold up to it are used too. `observed`: what photos showed (`observe`, of
-    `folded(module)` where it computes its weights); activations that stayed within `threshold` (a size, or a `Threshold`; default
-    0) go too. Raises TraceError, NetworkError (NaN in weights), UsageError
-    (ranges, sizes or observations that do not fit), and ParityError when the outputs differ by more than 1e-12 of their range in
-    float64, or 1e-5 in float32, and by more than the network's own rounding.
+    either side; proofs that hold up to it are used too. `observed`: what photos showed (`observe`, of `folded(module)` where it
+    computes its weights); activations that stayed within `threshold` (a size, or a `Threshold`; default 0) go too. Raises
+    TraceError, NetworkError (NaN in weights), UsageError (ranges, sizes or observations that do not fit), and ParityError when
+    the outputs differ by more than 1e-12 of their range in float64, or 1e-5 in float32, and by more than the network's own
+    rounding.
     """
     options = _Options(sizes or None, tuple(ranges), max_size, observed, _threshold(observed, threshold))
     options.check(examples)

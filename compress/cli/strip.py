@@ -138,7 +138,8 @@ def _show_grounds(talk: Talk, report: Report) -> None:
     """What the proof rests on beside the weights, and what was only observed."""
     bounds, sized = (sum(len(getattr(s.proved, name)) for s in report.spaces) for name in ("bounds", "size"))
     if bounds:
-        talk.show(f"{_channels(bounds)} by bounds: proved for inputs made of pixels 0..255")
+        which = "inputs made of pixels 0..255" if any(report.bounded) else "every input"
+        talk.show(f"{_channels(bounds)} by bounds: proved for {which}")
     if report.max_size:
         talk.show(f"{_channels(sized)} up to a size: the result holds for inputs up to {'x'.join(map(str, report.max_size))}")
     elif later := [found.pixels for space in report.spaces for found in space.proved_up_to]:
