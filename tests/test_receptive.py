@@ -223,6 +223,22 @@ def test_each_input_has_a_field_of_its_own(number: int) -> None:
     assert found.stride == ((1, 1), (2, 2))[number]
 
 
+def test_weights_that_are_computed_from_the_whole_picture() -> None:
+    class Styled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.scale = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = self.scale(x.mean((2, 3)))[0]
+            styled = F.batch_norm(self.conv(x), torch.zeros(4), torch.ones(4), scale, scale)
+            return F.conv2d(styled, scale.view(4, 1, 1, 1).expand(4, 1, 3, 1), groups=4)
+
+    found = field_of(Styled(), (1, 3, 8, 10))
+    assert found.size == (5, 3)
+    assert found.whole == ("mean (test_receptive.py:" + found.whole[0].rpartition(":")[2],)
+
+
 def test_other_dimensions() -> None:
     assert field_of(nn.Sequential(nn.Conv1d(3, 4, 7, 2), nn.MaxPool1d(3)), (1, 3, 40)).size == (11,)
     assert field_of(nn.Conv3d(3, 4, (1, 3, 5)), (1, 3, 4, 6, 8)).size == (1, 3, 5)

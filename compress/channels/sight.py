@@ -61,6 +61,14 @@ class Eye:
     def at(self, node: Node) -> Seen:
         return self.now[node.name]
 
+    def beside(self, source: Node, node: Node) -> Seen:
+        """What `source` sees, and why through the other operands of `node` (weights that are computed) more is seen."""
+        seen = self.at(source)
+        others = [self.at(other) for other in node.all_input_nodes if other is not source and other.name in self.now]
+        whole, unknown = _reasons([seen, *others])
+        here = (_said(node),) if any(axis for other in others for axis in other.axes) else ()
+        return replace(seen, whole=_union(whole, here), unknown=unknown)
+
     def lost(self, node: Node, operands: Iterable[Node], unknown: bool = False) -> Seen:
         """It sees everything from here on (or nobody knows what): no axis moves with the picture."""
         whole, unknowns = _reasons(self.at(operand) for operand in operands)
@@ -113,14 +121,20 @@ def _pointwise(eye: Eye, node: Node, arguments: Arguments, operands: Sequence[No
 
 @_rule("batch_norm", "instance_norm", "group_norm", "native_group_norm", "_native_batch_norm_legit_no_training")
 def _norm(eye: Eye, node: Node, arguments: Arguments, operands: Sequence[Node]) -> None:
-    seen = eye.at(operands[0])
+    if arguments["input"].name not in eye.now:
+        eye.note(node, eye.lost(node, operands))
+        return
+    seen = eye.beside(arguments["input"], node)
     own = "group" in op_of(node) or bool(arguments.get("training", arguments.get("use_input_stats")))
     eye.note(node, _with(seen, node) if own and any(seen.axes) else seen)
 
 
 @_rule("layer_norm", "native_layer_norm", "rms_norm")
 def _layer_norm(eye: Eye, node: Node, arguments: Arguments, operands: Sequence[Node]) -> None:
-    seen = eye.at(operands[0])
+    if arguments["input"].name not in eye.now:
+        eye.note(node, eye.lost(node, operands))
+        return
+    seen = eye.beside(arguments["input"], node)
     eye.note(node, _with(seen, node) if any(seen.axes[-len(arguments["normalized_shape"]) :]) else seen)
 
 
@@ -146,7 +160,7 @@ def _reduction(eye: Eye, node: Node, arguments: Arguments, operands: Sequence[No
 
 def _windows(eye: Eye, node: Node, source: Node, taps: Sequence[Taps | None], mixes: bool = False) -> None:
     """`taps`: of the last axes; None: that axis is seen whole. `mixes`: the axis before them is summed over."""
-    seen, count = eye.at(source), len(taps)
+    seen, count = eye.beside(source, node), len(taps)
     whole, unknown = seen.whole, seen.unknown
     axes = list(seen.axes[: len(seen.axes) - count])
     if mixes and axes[-1]:
