@@ -301,3 +301,97 @@ def test_group_norm_with_its_groups_in_the_code() -> None:
     report = strip(net, [torch.rand(1, 3, 12, 16, dtype=torch.float64)]).report
     assert report.removed == 0
     assert list(report.left_alone) == ["a"]
+
+
+# -- parameters outside modules, and other numbers of axes -----------------------------------------------------------------
+
+
+class Loose(nn.Module):
+    """A convolution by hand, noise of a learned strength, a layer scale and a learned picture, without a module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(6, 2, 1)
+        self.weight, self.bias = nn.Parameter(torch.rand(6, 8, 3, 3)), nn.Parameter(torch.rand(6))
+        self.strength, self.scale = nn.Parameter(torch.rand(1, 6, 1, 1)), nn.Parameter(torch.rand(6, 1, 1))
+        self.picture = nn.Parameter(torch.rand(6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(F.relu(self.a(x)), self.weight, self.bias)
+        noise = self.strength * torch.ones(1, 1, *x.shape[2:], dtype=x.dtype)
+        x = F.leaky_relu(x + noise) * self.scale
+        return self.o(x + self.picture.expand(1, -1, *x.shape[2:]).sign())
+
+
+def test_parameters_outside_modules_are_cut() -> None:
+    """Channel 3 of the loose convolution is a constant, by every parameter that it meets; 1 and 5 of the first one are zero."""
+    net = randomise_(Loose())
+    make_constant_(net.a, [1, 5])
+    with torch.no_grad():
+        net.weight[3] = 0
+    done = stripped_to(net, {"a": 6, "weight": 5})
+    assert {name: tuple(tensor.shape) for name, tensor in done.module.named_parameters() if "." not in name} == {
+        "weight": (5, 6, 3, 3), "bias": (5,), "strength": (1, 5, 1, 1), "scale": (5, 1, 1), "picture": (5, 1, 1),
+    }  # fmt: skip
+
+
+class Axes(nn.Module):
+    """The same network for signals, pictures and volumes."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        modules = vars(nn)
+
+        def of(name: str, *arguments: int, **options: object) -> nn.Module:
+            made = modules[f"{name}{count}d"](*arguments, **options)
+            assert isinstance(made, nn.Module)
+            return made
+
+        self.a, self.norm = of("Conv", 3, 8, 3, padding=1, padding_mode="replicate"), of("InstanceNorm", 8, affine=True)
+        self.up, self.batch, self.pool = of("ConvTranspose", 8, 6, 4, 2, 1), of("BatchNorm", 6), of("AvgPool", 2)
+        self.c, self.one, self.dense, self.o = of("Conv", 6, 5, 1), of("AdaptiveAvgPool", 1), nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(F.relu(self.batch(self.up(F.relu(self.norm(self.a(x)))))))
+        return self.o(F.relu(self.dense(torch.flatten(self.one(self.c(x)), 1))))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_signals_pictures_and_volumes(count: int) -> None:
+    net = randomise_(Axes(count))
+    with torch.no_grad():
+        for conv, channels in ((net.a, [1, 3]), (net.c, [0, 4]), (net.dense, [2])):
+            make_constant_(conv, channels)
+        net.norm.bias[[1, 3]] = 0
+        net.up.weight[:, 2] = net.up.bias[2] = 0
+    done = strip(net, [torch.rand(1, 3, *(8,) * count, dtype=torch.float64)])
+    widths = {space.name: space.after for space in done.report.spaces}
+    assert widths == {"a": 6, "up": 5, "c": 3, "dense": 3, "o": 3}
+    assert all(check.gap <= 1e-12 for check in done.report.checks)
+
+
+class Heads(nn.Module):
+    """Attention by hand in two heads: the same places of each head go, of query and key together, of the value by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.e = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 2, 1)
+        self.qkv, self.o = nn.Linear(8, 36), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        b, _, h, w = x.shape
+        query, key, value = self.qkv(x.flatten(2).mT).reshape(b, h * w, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        found = (query @ key.transpose(-1, -2) * 0.3).softmax(-1) @ value
+        return self.e(x + self.o(found.transpose(1, 2).reshape(b, h * w, -1)).mT.reshape(x.shape))
+
+
+def test_heads_of_attention() -> None:
+    """Three parts of two heads of six: two of each go; what is zero in one head alone stays, for the heads to be equal."""
+    net = randomise_(Heads())
+    make_constant_(net.qkv, [12 * part + 6 * head + place for part in range(3) for head in range(2) for place in (1, 3)])
+    make_constant_(net.qkv, [4])  # of the query's first head alone
+    done = strip(net, [torch.rand(1, 3, 12, 16, dtype=torch.float64)])
+    assert done.module.qkv.weight.shape == (24, 8)
+    assert done.module.o.weight.shape == (8, 8)
+    assert not done.report.left_alone

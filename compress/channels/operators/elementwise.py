@@ -106,8 +106,9 @@ def merged(walk: Walk, node: Node, operands: Sequence[Node]) -> Array:
     network = [operand for operand in operands if operand.name not in walk.data or operand.name in walk.labels_of]
     along = [axis for axis in range(rank) if any(_padded(walk.look(operand), rank).shape[axis] > 1 for operand in network)]
     sizes = [_sizes(walk, operand, rank) for operand in operands]
-    if not network:  # parameters among themselves: channels come first
-        along = [axis for axis in range(rank) if any(size[axis] > 1 for size in sizes)][:1]
+    if not along:  # parameters among themselves, or with what has no channels: channels come first
+        others = [size for operand, size in zip(operands, sizes, strict=True) if operand in network]
+        along = [axis for axis in range(rank) if max(s[axis] for s in sizes) > 1 == max([1, *(s[axis] for s in others)])][:1]
     for operand, size in zip(operands, sizes, strict=True):  # a parameter that meets others: the last of their axes that it has
         shared = [axis - rank + len(shape_of(operand)) for axis in along if size[axis] > 1]
         walk.lay(operand, shared[-1] if shared else None)
