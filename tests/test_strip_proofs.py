@@ -312,6 +312,33 @@ def test_a_carrier_that_cancels_goes_too() -> None:
     assert gap(net, done.module, (1, 3, 9, 10)) <= 1e-12
 
 
+def test_constants_that_are_merged_narrow_bounds() -> None:
+    """Behind zero padding, 2 and -1.9 of two constants may each be missing, the 0.1 of the merged one alone cannot reach 1."""
+
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 1)
+            randomise_(self)
+            with torch.no_grad():
+                self.a.weight[:2] = 0
+                self.a.weight[2] = 0.01
+                self.a.bias.copy_(torch.tensor([1.0, 1.0, 0.1]))
+                self.b.weight[0] = 0
+                self.b.weight[0, :2, 0, 0] = torch.tensor([2.0, -1.9])
+                self.b.bias[0] = -1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.relu(self.b(self.a(x))))
+
+    net = Chain()
+    done = stripped(net)
+    assert {space.name: space.after for space in done.report.spaces} == {"a": 2, "b": 1, "c": 2}
+    assert went(done.report, "b") == {"bounds": (0,)}
+    assert stripped(done.module).report.removed == 0
+    assert close(net, done) <= 1e-12
+
+
 def test_the_limit_in_float64_is_what_is_promised() -> None:
     net = randomise_(Normed())
     witness = Witness(net, [torch.rand(EXAMPLE, dtype=torch.float64)])

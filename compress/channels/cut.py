@@ -68,16 +68,16 @@ def _taken_over(
     return biases
 
 
-def cancelled(graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """All tensors with constants merged, and nothing cut: an equal network. None: no number became zero, nothing is new in it."""
-    found, news = dict(tensors), False
+def absorbed(graph: ChannelGraph, removal: Removal, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """All tensors with constants merged, and nothing cut: an equal network. And whether a weight became zero by that."""
+    found, cancels = dict(tensors), False
     for step in (step for step in graph.steps if isinstance(step, Linear) and removal.merges[step.weight]):
         weight = _merged(step, removal, tensors)
-        news |= bool(((weight == 0) & (tensors[step.weight] != 0)).any())
+        cancels |= bool(((weight == 0) & (tensors[step.weight] != 0)).any())
         for merge in removal.merges[step.weight]:
             step.matrix({step.weight: weight})[merge.group, :, merge.channel] = 0
         found[step.weight] = weight
-    return found if news else None
+    return found, cancels
 
 
 def merging(graph: ChannelGraph, removal: Removal) -> Array:

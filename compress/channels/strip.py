@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.channels import facts as facts_of
-from compress.channels.cut import Cut, cancelled, cut, merging
+from compress.channels.cut import Cut, absorbed, cut, merging
 from compress.channels.decide import Removal, decide, grounds
 from compress.channels.evidence import Threshold, silent
 from compress.channels.export import copied
@@ -188,15 +188,18 @@ class _Work:
         return self._settled(self.facts, {}, alone)
 
     def _settled(self, facts: Facts, overrides: Mapping[str, Array], alone: Sequence[int] | Mapping[int, str]) -> _Attempt:
-        """Decided again until nothing more goes: merging constants into a weight can cancel what it had for another."""
+        """Decided again until nothing more goes: merging constants can cancel a weight that another had, and narrow bounds."""
         graph, tensors = self.graph, self.tensors
         removal, labels = decide(graph, facts, tensors, alone), grounds(graph, facts)
-        while any(removal.merges.values()) and (after := cancelled(graph, removal, tensors)) is not None:
+        while any(removal.merges.values()):
+            after, cancels = absorbed(graph, removal, tensors)
+            if not cancels and not any(self._known.ranges):
+                break
             known = facts_of.find(graph, after, replace(self._known, observed=overrides))
             again = decide(graph, known, after, alone)
-            if not (again.gone >= removal.gone).all():
-                break
             new = again.gone & ~removal.gone
+            if not new.any() or not (again.gone >= removal.gone).all():
+                break
             labels = np.where(new, np.maximum(grounds(graph, known), labels[merging(graph, removal)].max()), labels)
             why = tuple(old or now for old, now in zip(removal.why, again.why, strict=True))
             removal, tensors = replace(again, why=why), after
