@@ -192,7 +192,7 @@ def spaces_of(graph: ChannelGraph, removal: Removal, grounds: Grounds, alone: Ma
                 constant=why["constant"],
                 unread=why["unread"],
                 held=int(np.isin(space.bundles, held).sum()),
-                reason=space.reason or alone.get(number_of(graph, space)),
+                reason=None if went.any() else space.reason or alone.get(number_of(graph, space)),
                 proved=proved,
                 observed=observed,
                 proved_up_to=up_to,

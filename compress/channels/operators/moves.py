@@ -13,11 +13,10 @@ from torch.fx import Node
 from compress.channels.labels import Array
 from compress.channels.operators import handles
 from compress.channels.operators.spatial import stays
-from compress.channels.walk import Arguments, Walk, op_of, shape_of
+from compress.channels.walk import Arguments, Walk, is_data, op_of, shape_of
 
 PERMUTES = (
     "permute", "transpose", "movedim", "moveaxis", "t", "swapaxes", "swapdims", "numpy_T", "mT", "mH", "matrix_H", "adjoint",
-    "channel_shuffle", "native_channel_shuffle",
 )  # fmt: skip
 
 
@@ -54,19 +53,23 @@ def view(walk: Walk, node: Node, arguments: Arguments) -> None:
 
 @handles(*PERMUTES)
 def permute(walk: Walk, node: Node, arguments: Arguments) -> None:
-    """What the operator does to positions is what it does to channels; only a shuffle of an axis without any does nothing."""
+    """What the operator does to positions is what it does to channels."""
     source = source_of(arguments)
-    index = places(walk, source)
-    if "shuffle" in op_of(node):
-        if index.shape[1] > 1:
-            blocks = walk.look(source).ravel().reshape(int(arguments["groups"]), -1)
-            index = _run_on(index, node, arguments)
-            walk.move(node, [source], index[None])
-            walk.grid(blocks, 1)
-            return
-        walk.move(node, [source], index[None])
+    walk.move(node, [source], _run_on(places(walk, source), node, arguments)[None])
+
+
+@handles("channel_shuffle", "native_channel_shuffle")
+def shuffle(walk: Walk, node: Node, arguments: Arguments) -> None:
+    """A view over (groups, channels of each), transposed, and back."""
+    source = source_of(arguments)
+    labels = walk.look(source)
+    if labels.size != labels.shape[1]:
+        walk.opaque(node, f"{op_of(node)} of what lies along other axes")
         return
-    walk.move(node, [source], _run_on(index, node, arguments)[None])
+    index = places(walk, source)
+    walk.move(node, [source], (_run_on(index, node, arguments) if labels.size > 1 else index)[None])
+    if labels.size > 1:
+        walk.grid(labels.reshape(int(arguments["groups"]), -1), 1)
 
 
 @handles("flip", "fliplr", "flipud", "rot90")
@@ -81,6 +84,9 @@ def by_number(walk: Walk, node: Node, arguments: Arguments) -> None:
     source = source_of(arguments)
     index = places(walk, source)
     axes = _worked(node, arguments)
+    for other in node.all_input_nodes:  # the numbers, when the network computes them
+        if is_data(other) and walk.current(other) is not source:
+            walk.labels.pin(walk.look(walk.current(other)), f"{op_of(node)} picks by them")
     if axes is None:
         walk.opaque(node)
     elif not any(index.shape[axis] > 1 for axis in axes):
