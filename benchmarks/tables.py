@@ -151,6 +151,26 @@ def stripping_faults(folder: Path) -> str:
     return markdown(("network", "tool", "where", "what it says"), shown)
 
 
+def strip_speed(folder: Path) -> str:
+    """Median seconds of each stage; `ours`: all but torch.export and the comparison at the end."""
+    found = lines.read(folder / "strip_speed.jsonl")
+    rows = []
+    for line in found:
+        times = {stage: median(seconds[stage] for seconds in line["seconds"]) for stage in line["seconds"][0]}
+        ours = median(sum(v for k, v in seconds.items() if k not in ("export", "comparison")) for seconds in line["seconds"])
+        memory = median(max(peaks.values()) for peaks in line["peak_growth_bytes"])
+        stages = [f"{times[stage]:.2f}" for stage in ("graph", "facts", "decision", "cut")]
+        rest = (f"{times['export']:.1f}", f"{times['comparison']:.1f}", f"{memory / 1e6:.0f}", f"{line['bytes'] / 1e6:.0f}")
+        rows.append((line["name"], f"{line['layers']:,}", f"{line['parameters'] / 1e6:.1f}", *stages, f"{ours:.2f}", *rest))
+    headers = (
+        "network", "layers", "M parameters", "graph", "facts", "decision", "cut", "**together, s**", "torch.export", "comparison",
+        "MB at most", "MB weights",
+    )  # fmt: skip
+    first = found[0]
+    facts = f"{first['host']['cpu']}, {first['threads']} thread(s), median of {len(first['seconds'])} round(s), {first['measured_at'][:10]}"
+    return markdown(headers, rows) + f"\n{facts}.\n"
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "latency": latency,
     "targets": targets,
@@ -160,6 +180,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "stripping": stripping,
     "stripping-totals": stripping_totals,
     "stripping-faults": stripping_faults,
+    "strip-speed": strip_speed,
 }
 
 
@@ -177,7 +198,8 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def documents() -> list[Path]:
-    return [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
+    first = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+    return [path for path in (*first, *sorted((ROOT / "docs").rglob("*.md"))) if path.exists()]
 
 
 def _latency_row(record: Record, first: Record) -> tuple[str, ...]:
