@@ -167,8 +167,8 @@ def strip_speed(folder: Path) -> str:
         "MB at most", "MB weights",
     )  # fmt: skip
     first = found[0]
-    facts = f"{first['host']['cpu']}, {first['threads']} thread(s), median of {len(first['seconds'])} round(s), {first['measured_at'][:10]}"
-    return markdown(headers, rows) + f"\n{facts}.\n"
+    how = f"{first['threads']} thread(s), median of {len(first['seconds'])} round(s)"
+    return markdown(headers, rows) + f"\n{first['host']['cpu']}, {how}, {first['measured_at'][:10]}.\n"
 
 
 TABLES: dict[str, Callable[[Path], str]] = {

@@ -164,6 +164,13 @@ class Wired(nn.Module):
         source = self.draw.choice(same)
         return (lambda own, x, seen: x * torch.tanh(seen[source])), width
 
+    def _stack(self, width: int) -> tuple:
+        """Two tensors on an axis of their own, one of them chosen or both interleaved."""
+        source = self.draw.choice([n for n, other in enumerate(self.widths) if other == width])
+        if self.draw.random() < 0.5:
+            return (lambda own, x, seen: torch.stack([x, seen[source]], 1).sum(1)), width
+        return (lambda own, x, seen: torch.stack([torch.tanh(x), seen[source]], 2).flatten(1, 2)), 2 * width
+
     def _cat(self, width: int) -> tuple:
         source = self.draw.randrange(len(self.widths))
         return (lambda own, x, seen: torch.cat([seen[source], x], 1)), width + self.widths[source]
@@ -239,7 +246,7 @@ def _gate_by_slices(own: nn.ModuleList, x: Tensor, seen: list[Tensor]) -> Tensor
 PLANAR = ("pixels", "unpixels")
 KINDS = (
     "conv", "conv", "conv", "strided", "valid", "depthwise", "transposed", "norm", "norm", "activation", "activation",
-    "in_place", "scale", "add", "add", "multiply", "cat", "gate", "excite", "mix", "pool", "twice", "tied", "mean_gate",
+    "in_place", "scale", "add", "add", "multiply", "stack", "cat", "gate", "excite", "mix", "pool", "twice", "tied", "mean_gate",
     "shuffle", "pixels", "unpixels",
 )  # fmt: skip
 
