@@ -20,6 +20,7 @@ from android_bench.statistics import paired_ratio
 from compress import checkpoint
 from compress.networks.load import open_network
 from export import child, onnx, tflite
+from export.foreign import reading
 from export.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,7 +100,7 @@ def _plain(source: Path, target: Path) -> None:
     """Through our own converter, with no rewrite: what the rewrites alone are worth."""
     if target.exists():
         return
-    model = onnx.read(source)
+    model = reading.read(source)[-1].model
     shapes = {port.name: (1, 3, SIZE, SIZE) for port in onnx.inputs_of(model)}
     graph = onnx.specialised(model, shapes)
     outputs = tuple(port.name for port in onnx.outputs_in(graph))
@@ -114,7 +115,7 @@ def _plain(source: Path, target: Path) -> None:
 def _stock(source: Path, target: Path) -> None:
     if target.exists():
         return
-    (port,) = onnx.inputs_of(onnx.read(source))
+    (port,) = onnx.inputs_of(reading.read(source)[-1].model)
     script = Path(__file__).with_name("stock_onnx2tf.py")
     print(f"onnx2tf alone on {source.name} ...", flush=True)
     argv = [sys.executable, str(script), str(source), str(target), f"{port.name}:1,3,{SIZE},{SIZE}"]

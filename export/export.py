@@ -138,6 +138,8 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     """
     check_tools()
     check_outputs(folder, source.path, source.sizes, config)
+    for note in source.notes:
+        say(note)
     if config.io == "uint8" or any(row.calibrated for row in config.variants):
         require_pictures(source.inputs[0])
     if config.calibration is not None:

@@ -1,7 +1,8 @@
-"""ONNX graphs: exported from a module, read from a file, given static shapes. Same input, same bytes.
+"""ONNX graphs: exported from a module, given static shapes. Same input, same bytes.
 
 A graph keeps height and width free where the network allows it, which is tried and not believed: the exporter frees axes of a
-network whose next layer is fixed. Never here: rewriting for a target (rewrites/), running on its own (runtime.py does).
+network whose next layer is fixed. Never here: reading files (foreign/),
+rewriting for a target (rewrites/), running on its own (runtime.py does).
 """
 
 from __future__ import annotations
@@ -10,24 +11,21 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 import torch
-from google.protobuf.message import DecodeError
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import optimizer
 from torch import Tensor, nn
 
 from compress.errors import ArtifactError, ConversionError, NetworkError
 from export import runtime
 from export.artifact import Port
+from export.foreign.refusals import RANDOM
 
-OPSET = 18  # the oldest that the rewrites read; older graphs are raised to it
 Shapes = Mapping[str, tuple[int, ...]]
-_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"})
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError, NotImplementedError, AttributeError)
 
 
@@ -106,45 +104,6 @@ def _without_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """An `.onnx` file as a graph that the rest understands: opset >= 18, weights not among the inputs, its data inside.
-
-    Raises ArtifactError for a file that is missing, empty, damaged or without its external data, ConversionError for an opset
-    that cannot be raised.
-    """
-    path = Path(path)
-    try:
-        if not path.stat().st_size:
-            raise ArtifactError(f"{path} is empty")
-        model = onnx.load(str(path))
-        if not model.graph.node or not model.graph.output:
-            raise ArtifactError(f"{path} is no ONNX file, or has an empty graph")
-    except FileNotFoundError as error:
-        missing = path if not path.exists() else error.filename or error
-        raise ArtifactError(
-            f"{missing}: no such file", None if missing == path else f"{path.name} keeps its weights in it"
-        ) from error
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        raise ArtifactError(f"{path} is no valid ONNX file: {_line(error)}") from error
-    runtime.load(path)  # the judge of what is valid, and tolerant of what others leave out
-    return _modern(model, path)
-
-
-def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    model.ir_version = max(model.ir_version, 8)
-    made = ir.from_proto(model)
-    RemoveInitializersFromInputsPass()(made)
-    model = ir.to_proto(made)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-    try:
-        raised = onnx.version_converter.convert_version(model, OPSET) if opset < OPSET else model
-        return onnx.shape_inference.infer_shapes(raised)  # for outputs whose shape the file does not say
-    except (RuntimeError, ValueError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
-        raise ConversionError(f"{path} has opset {opset}, which cannot be raised to {OPSET}: {_line(error)}") from error
-
-
 def inputs_of(model: onnx.ModelProto) -> tuple[Port, ...]:
     """Name, dtype and shape (None where it is free) of every input."""
     return tuple(map(_port, model.graph.input))
@@ -195,7 +154,7 @@ def _without_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
     constant: list[onnx.NodeProto] = []
     for node in model.graph.node:
         fixed = bool(node.input) and all(name in known for name in node.input if name)
-        if fixed and node.op_type not in _RANDOM:
+        if fixed and node.op_type not in RANDOM:
             constant.append(node)
             known.update(node.output)
         else:

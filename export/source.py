@@ -22,8 +22,9 @@ from compress.image_format import ImageFormat
 from export import onnx as graphs
 from export import parity, runtime
 from export.artifact import Port
+from export.foreign import reading, refusals
 from export.parity import Run, Sample
-from export.samples import InputSpec
+from export.samples import InputSpec, gather
 
 if TYPE_CHECKING:
     from compress.networks.load import LoadedNetwork
@@ -56,7 +57,7 @@ class Built:
 class Source:
     """`sizes`: what is to be made. `inputs`: for each size its inputs. `given`: the network as it was given.
 
-    `build` is the work (stripping, exporting): after everything that can be refused at once.
+    `build` is the work (stripping, exporting): after everything that can be refused at once. `notes`: what a person should know.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Source:
     formats: tuple[ImageFormat | None, ...]
     given: Run
     build: Callable[[], Built]
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -113,27 +115,26 @@ def from_network(path: Path, loaded: LoadedNetwork, sizes: Sequence[Size] = (), 
 def from_onnx(path: Path, sizes: Sequence[Size] = (), image_format: ImageFormat | None = None) -> Source:
     """A source of an `.onnx` file; `image_format` for every input and output that has three channels.
 
-    Raises ArtifactError, ConversionError; UsageError for a size that a fixed file does not have.
+    Raises ArtifactError, ConversionError, ParityError; UsageError for a size that a fixed file does not have.
     """
-    graph = graphs.read(path)
+    forms = reading.read(path)
+    graph = forms[-1].model
     ports, outputs = graphs.inputs_of(graph), graphs.outputs_in(graph)
-    odd = next((port for port in ports if port.dtype != "float32"), None)
-    if odd or not ports:
-        raise ConversionError(
-            f"{path.name}: only float32 inputs are understood" + (f", {odd.name} is {odd.dtype}" if odd else "")
-        )
+    refusals.check_inputs(path.name, graph.graph, ports)
     found = tuple(sizes) or (_fixed_size(ports) or DEFAULT_SIZE,)
-    shapes = [tuple(_fixed(path, port, size) for port in ports) for size in found]
     names, formats = [port.name for port in ports], (image_format,) * len(ports)
-    runner = runtime.load(path)
+    inputs = tuple(_specs(names, [_fixed(path, port, size) for port in ports], formats) for size in found)
+    refusals.check_operators(path.name, graphs.specialised(graph, {spec.name: spec.shape for spec in inputs[0]}))
+    judged = reading.judge(path, forms, gather(inputs[0], None, 0).compared[0])
     return Source(
         path,
         found,
-        tuple(_specs(names, one, formats) for one in shapes),
+        inputs,
         tuple(port.name for port in outputs),
         tuple(image_format if len(port.shape) == 4 and port.shape[1] in (3, None) else None for port in outputs),
-        lambda sample: runner.run_tensors([sample[name] for name in names]),
+        judged.given,
         lambda: Built((), graph, (graph,) * len(found)),
+        judged.notes,
     )
 
 

@@ -20,6 +20,7 @@ from compress.image_format import PRESETS
 from compress.networks.load import LoadedNetwork
 from compress.spec import ModelSpec
 from export import onnx as graphs
+from export.foreign import opset
 from export import parity, runtime
 from export.samples import InputSpec, gather, require_pictures
 from export.source import Source, from_network, from_onnx, graph_run
@@ -179,7 +180,7 @@ def test_an_old_file_is_understood(tmp_path: Path) -> None:
     assert [spec.name for spec in found.inputs[0]] == ["in/put:0"]  # a weight that is listed as an input is none
     assert found.inputs[0][0].shape == (1, 3, 12, 10)
     graph = found.build().shipped
-    assert graph.opset_import[0].version == graphs.OPSET
+    assert graph.opset_import[0].version == opset.OPSET
     static = graphs.specialised(graph, {"in/put:0": (1, 3, 12, 10)})
     assert [node.op_type for node in static.graph.node] == ["Pad", "Conv"]
     sample = gather(found.inputs[0], None, 0).compared[0]
@@ -220,7 +221,7 @@ def test_integer_inputs_are_refused(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.INT64, None)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "ids.onnx")
-    with pytest.raises(ConversionError, match="only float32 inputs are understood, x is int64"):
+    with pytest.raises(ConversionError, match="only inputs of real numbers and pictures are understood, x is int64"):
         from_onnx(tmp_path / "ids.onnx")
 
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.errors import ParityError
-from export.rewrites import instance_norm, pads, subpixel
+from export.rewrites import channels_last, instance_norm, means, norms, pads, repeats, same_pads, subpixel
 
 TARGETS = ("cpu", "gpu", "npu")
 
@@ -30,8 +30,16 @@ class Rewrite:
     targets: frozenset[str]
 
 
-# In the order in which they are applied: sub-pixel convolution turns reflection into replication, which is then rewritten.
+ALL = frozenset(TARGETS)
+
+# In the order in which they are applied: first what other exporters spell in their own way, so that the rest sees it; sub-pixel
+# convolution turns reflection into replication, which is then rewritten.
 REWRITES = (
+    Rewrite("channels-first", channels_last.rewrite, 1e-5, ALL),
+    Rewrite("pixel-repeat", repeats.rewrite, 0.0, ALL),
+    Rewrite("spelled-norm", norms.rewrite, 1e-3, ALL),  # E[x^2] - E[x]^2, as the file may have it, cancels
+    Rewrite("spatial-mean", means.rewrite, 1e-5, ALL),
+    Rewrite("same-pads", same_pads.rewrite, 1e-5, ALL),
     Rewrite("subpixel-convolution", subpixel.rewrite, 1e-4, frozenset({"cpu", "gpu", "npu"})),
     Rewrite("reflect-pad", pads.rewrite_reflect, 0.0, frozenset({"cpu", "npu"})),
     Rewrite("replicate-pad", pads.rewrite_edge, 0.0, frozenset({"cpu", "gpu", "npu"})),

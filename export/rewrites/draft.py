@@ -42,7 +42,7 @@ class Draft:
     def __init__(self, graph: ir.Graph, old: ir.Node) -> None:
         self._graph = graph
         self._old = old
-        self._prefix = str(old.outputs[0].name)
+        self._prefix = _unused(graph, str(old.outputs[0].name))
         self._nodes: list[ir.Node] = []
         self._constants = 0
 
@@ -74,3 +74,11 @@ class Draft:
         ir.convenience.replace_nodes_and_values(
             self._graph, self._old, [self._old], self._nodes, [self._old.outputs[0]], [result]
         )
+
+
+def _unused(graph: ir.Graph, prefix: str) -> str:
+    """`prefix`, or one like it when an earlier draft stands in the same place."""
+    taken = f"{prefix}/"
+    if any(str(name).startswith(taken) for name in (*graph.initializers, *(node.name for node in graph))):
+        return _unused(graph, f"{prefix}+")
+    return prefix

@@ -1,0 +1,209 @@
+"""The way of a stranger's file to a graph that the rest understands: opset 18, float32, channels first; each step proved.
+
+The judge is ONNX Runtime with the file as it was given: after every step, the graph is run on the same picture. Where ONNX
+Runtime does not run the file itself (operators from before opset 7), the first form that it runs is the judge, and that is said
+aloud. A file in half precision is judged once, with room for its own rounding; from there on its float32 form is the judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+
+from compress.errors import ArtifactError, ConversionError, ParityError
+from export import parity, runtime
+from export.artifact import Port
+from export.foreign import file, layout, numbers, opset
+from export.parity import Run, Sample
+from export.places import place
+
+_IR_VERSION = 8  # below, every weight has to be among the inputs
+_EXACT, _ROUNDED, _HALF = 1e-6, 1e-4, 5e-2  # how far a step may move the output, as a share of its range
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a file is after one step. `places`: where the step changed it; `turned`: inputs and outputs with channels last."""
+
+    step: str
+    model: onnx.ModelProto
+    places: int = 0
+    tolerance: float = _EXACT
+    turned: frozenset[str] = frozenset()
+
+    def run(self, runner: runtime.Runner) -> Run:
+        """The form as the last one is: float32, channels first. `runner`: of its model."""
+        return lambda sample: [
+            self._given(tensor, port.name)
+            for tensor, port in zip(
+                runner.run_tensors([self._taken(sample[port.name], port) for port in runner.inputs]), runner.outputs, strict=True
+            )
+        ]
+
+    def _taken(self, array: NDArray[np.generic], port: Port) -> NDArray[np.generic]:
+        turned = array.transpose(layout.TO_LAST) if port.name in self.turned else array
+        return np.ascontiguousarray(turned, port.dtype)
+
+    def _given(self, array: NDArray[np.generic], name: str) -> NDArray[np.float32]:
+        real = np.asarray(array, np.float32)
+        return np.ascontiguousarray(real.transpose(layout.TO_FIRST)) if name in self.turned else real
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`given`: the network, to hold later stages against. `notes`: what a person should know of how the file was understood."""
+
+    given: Run
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Way:
+    """Forms so far, newest last."""
+
+    name: str
+    forms: list[Form] = field(default_factory=list)
+
+    def step(self, name: str, apply: Callable[[ir.Model], int], tolerance: float = _EXACT) -> None:
+        draft = ir.from_proto(self.forms[-1].model)
+        places = apply(draft)
+        if places:
+            model = onnx.shape_inference.infer_shapes(_without_inner_types(ir.to_proto(draft)))
+            self.forms.append(Form(name, model, places, tolerance))
+
+
+def read(path: Path) -> tuple[Form, ...]:
+    """Every form of an `.onnx` file, from the file as given to the graph that the rest understands; nothing is run yet.
+
+    Raises ArtifactError for a file that is missing, empty, damaged, without its external data, or whose weights hold NaN;
+    ConversionError for one that is too large, or of an opset that cannot be raised.
+    """
+    path = Path(path)
+    given = file.load(path)
+    way = _Way(path.name, [Form("file", given)])
+    way.forms.append(Form("opset", _modern(given, path), opset.opset_of(given), _ROUNDED))
+    way.step("float32", numbers.widen, _HALF if _is_half(given) else _ROUNDED)
+    way.step("pixels", numbers.unround)
+    _turn(way)
+    way.step("names", _named)
+    lost = numbers.holds_nan(ir.from_proto(way.forms[-1].model))
+    if lost is not None:
+        graph = way.forms[-1].model.graph
+        reader = next((node for node in graph.node if lost.name in node.input), None)
+        raise ArtifactError(f"{path}: the weight {lost.name} holds NaN" + (f"; read by {place(graph, reader)}" if reader else ""))
+    return tuple(way.forms)
+
+
+def judge(path: Path, forms: Sequence[Form], sample: Sample) -> Judged:
+    """Run every form on `sample` and hold it against the file as given.
+
+    Raises ArtifactError for a file that ONNX Runtime runs in no form, ParityError for a step that moved the output.
+    """
+    whole = {name: np.rint(array * 255) for name, array in sample.items()} if _is_whole(forms[0].model) else sample
+    base: tuple[Form, Run, parity.Outputs] | None = None
+    notes: list[str] = []
+    refused: ArtifactError | None = None
+    for form in forms:
+        try:
+            runner = runtime.load(path) if form is forms[0] else runtime.load_graph(form.model.SerializeToString(), path.name)
+            run = form.run(runner)
+            found = run(whole)
+        except ArtifactError as error:
+            refused = refused or error
+            if form is forms[-1]:
+                raise refused from error
+            continue
+        if base is None and refused is not None:
+            notes.append(f"ONNX Runtime does not run {path.name} as it is: it was judged from its form in opset {opset.OPSET} on")
+        if base is not None:
+            moved = parity.relative([base[2]], [_as_judged(found, base[0])])
+            if not moved <= form.tolerance and not _both_lost(base[2], found):
+                what = f"{path.name}: the step {form.step!r} of reading it moved the output"
+                raise ParityError(f"{what} by {moved:.1e} of its range (limit {form.tolerance:.0e})")
+        if base is None or form.tolerance > parity.TOLERANCE:
+            base = (form, run, found)
+    assert base is not None
+    return Judged(base[1], tuple(notes))
+
+
+def steps_of(forms: Sequence[Form]) -> Mapping[str, int]:
+    """Name of each step that changed the file -> in how many places (for `opset`: the file's own)."""
+    return {form.step: form.places for form in forms[1:] if form.step != "names"}
+
+
+def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Weights not among the inputs, functions of its own put in, opset 18 or later; types and shapes found again."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = max(copy.ir_version, _IR_VERSION)
+    try:
+        if copy.functions:
+            copy = onnx.inliner.inline_local_functions(copy)
+        draft = ir.from_proto(copy)
+        RemoveInitializersFromInputsPass()(draft)
+        copy = ir.to_proto(draft)
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        said = next(iter(str(error).strip().splitlines()), "")[:200]
+        raise ArtifactError(f"{path} is no valid ONNX file: {said}") from error
+    lifted = opset.raised(copy, str(path))
+    try:
+        return onnx.shape_inference.infer_shapes(lifted)  # for outputs whose shape the file does not say
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"{path}: {next(iter(str(error).strip().splitlines()), '')[:200]}") from error
+
+
+def _turn(way: _Way) -> None:
+    """Channels first, and every earlier form knows what of it has them last."""
+    graph = ir.from_proto(way.forms[-1].model).graph
+    inputs = layout.inputs_with_channels_last(graph)
+    outputs = layout.outputs_with_channels_last(graph)
+    before = way.forms
+    way.step("layout", lambda model: layout.channels_first(model, inputs, outputs))
+    if way.forms[-1].step == "layout":
+        last = way.forms[-1]
+        way.forms = [Form(f.step, f.model, f.places, f.tolerance, inputs | outputs) for f in before if f is not last] + [last]
+    way.step("channels", layout.name_channels)
+
+
+def _named(model: ir.Model) -> int:
+    """A node without a name gets that of what it makes, so that it can be talked about."""
+    nameless = [node for node in model.graph if not node.name]
+    for node in nameless:
+        node.name = next((value.name for value in node.outputs if value.name), node.op_type)
+    return len(nameless)
+
+
+def _without_inner_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    del model.graph.value_info[:]
+    return model
+
+
+def _is_half(model: onnx.ModelProto) -> bool:
+    half = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    types = [tensor.data_type for tensor in model.graph.initializer]
+    types += [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
+    casts = [a.i for node in model.graph.node if node.op_type == "Cast" for a in node.attribute if a.name == "to"]
+    return any(kind in half for kind in (*types, *casts))
+
+
+def _is_whole(model: onnx.ModelProto) -> bool:
+    return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in model.graph.input)
+
+
+def _as_judged(found: parity.Outputs, judge: Form) -> parity.Outputs:
+    """Whole numbers, where the judge's outputs are: decimals cut off, as its own cast does."""
+    whole = [value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in judge.model.graph.output]
+    return [np.clip(np.trunc(array), 0, 255) if cut else array for array, cut in zip(found, whole, strict=True)]
+
+
+def _both_lost(a: parity.Outputs, b: parity.Outputs) -> bool:
+    """NaN in both: not a step's doing, and found and named later."""
+    return not parity.is_finite([a]) and not parity.is_finite([b])
