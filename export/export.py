@@ -12,11 +12,11 @@ from typing import Any
 
 import onnx
 
-from compress.errors import CompressError, ConversionError, ParityError, UsageError
+from compress.errors import ArtifactError, CompressError, ConversionError, ParityError, UsageError
 from compress.files import check_output, write_text, write_whole
 from compress.image_format import ImageFormat
 from compress.photos import encode, list_photos
-from export import child, flatbuffer, metadata, parity, rewrites, runtime
+from export import child, flatbuffer, kotlin, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.contact import contact_sheet
@@ -102,7 +102,7 @@ class Made:
 @dataclass(frozen=True)
 class Report:
     """`stages`: for each size the parity of every stage, variants last. `pictures`: what it was measured on, in words.
-    `sheets`: for each size the contact sheet, where there are pictures.
+    `sheets`: for each size the contact sheet, where there are pictures. `kotlin`: the class that opens the files in an app.
     """
 
     onnx: Artifact
@@ -110,13 +110,15 @@ class Report:
     stages: Mapping[Size, tuple[Parity, ...]]
     pictures: Mapping[Size, str]
     sheets: Mapping[Size, Path]
+    kotlin: Path | None = None
 
 
 def check_outputs(folder: Path, path: Path, sizes: Sequence[Size], config: ExportConfig) -> None:
     """Refuse before any work what could not be written: see `compress.files.check_output`. Raises OutputError."""
     files = [tflite_path(folder, path.stem, size, row.name) for size in sizes for row in config.variants]
     files = [folder / f"{path.stem}.onnx", *files]
-    for output in (*files, *map(card_path, files), *(sheet_path(folder, path.stem, size) for size in sizes)):
+    others = [kotlin_path(folder, path.stem), *(sheet_path(folder, path.stem, size) for size in sizes)]
+    for output in (*files, *map(card_path, files), *others):
         check_output(output, force=config.force, inputs=[path])
 
 
@@ -128,6 +130,11 @@ def tflite_path(folder: Path, name: str, size: Size, variant: str) -> Path:
 def sheet_path(folder: Path, name: str, size: Size) -> Path:
     """`<name>_<H>x<W>.jpg`."""
     return folder / f"{name}_{size[0]}x{size[1]}.jpg"
+
+
+def kotlin_path(folder: Path, name: str) -> Path:
+    """`<Name>.kt`, as the class in it is called."""
+    return folder / f"{kotlin.class_name(name)}.kt"
 
 
 def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[str], None] = lambda _: None) -> Report:
@@ -156,6 +163,7 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
         pictures[size] = one.samples.about
         yardstick, chain = one.before_tflite()
         if shipped is None:
+            kotlin_path(folder, source.name).unlink(missing_ok=True)  # of an earlier export: it is not of the files that come now
             shipped = one.write_onnx(chain)
             say(f"wrote {shipped.path}")
         ready, places, chain = one.rewritten(yardstick, chain)
@@ -165,7 +173,7 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
         stages[size] = (*chain, *(m.parity for m in found if m.parity and m.variant != REFERENCE))
     assert shipped is not None
     sheets = {size: path for size in source.sizes if (path := sheet_path(folder, source.name, size)).exists()}
-    return Report(shipped, tuple(made), stages, pictures, sheets)
+    return Report(shipped, tuple(made), stages, pictures, sheets, _write_kotlin(folder, source.name, made, say))
 
 
 @dataclass(frozen=True)
@@ -336,6 +344,21 @@ class _Exporter:
         path = self.folder / f"{self.source.name}_{self.size[0]}x{self.size[1]}.log"
         write_text(path, log)
         return f"; log: {path}"
+
+
+def _write_kotlin(folder: Path, name: str, made: Sequence[Made], say: Callable[[str], None]) -> Path | None:
+    """The class that opens what was made; None when nothing was, or an app could not use it so, which is said."""
+    cards = [one.artifact.card for one in made if one.artifact]
+    if not cards:
+        return None
+    try:
+        text = kotlin.source(name, cards)
+    except ArtifactError as error:
+        say(f"no Kotlin for an app: {error}")
+        return None
+    path = kotlin_path(folder, name)
+    write_text(path, text)
+    return path
 
 
 def _write(path: Path, payload: bytes) -> None:

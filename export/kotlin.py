@@ -68,8 +68,10 @@ def _check(card: Card) -> None:
     if not card.signature or not card.size:
         raise ArtifactError(f"{card.file} has no {'fixed size' if card.signature else 'signature'}")
     for port in _ports(card):
-        if port.dtype not in _TYPES or None in port.shape:
-            raise ArtifactError(f"{card.file}: {port.name} is {port.dtype} of a {'free' if None in port.shape else 'fixed'} size")
+        if None in port.shape:
+            raise ArtifactError(f"{card.file}: {port.name} has no fixed size")
+        if port.dtype not in _TYPES:
+            raise ArtifactError(f"{card.file}: {port.name} is {port.dtype}")
 
 
 def _ports(card: Card) -> tuple[Port, ...]:

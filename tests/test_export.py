@@ -27,7 +27,7 @@ from compress.image_format import PRESETS
 from compress.networks.johnson import Johnson
 from compress.networks.load import LoadedNetwork, open_network, snapshot
 from compress.spec import ModelSpec
-from export import conversion, runtime, tflite, variants
+from export import conversion, kotlin, runtime, tflite, variants
 from export.artifact import card_path, read_artifact
 from export.export import ExportConfig, Made, Report
 from export.export import export as run_export
@@ -96,7 +96,7 @@ def failed(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> tuple
 
 def test_every_variant_is_written_with_its_card(exported: Exported) -> None:
     names = ["tiny.onnx", *(f"tiny_40x36_{name}.tflite" for name in VARIANTS.split(","))]
-    files = [*names, *(f"{name}.json" for name in names), "tiny_40x36.jpg"]
+    files = [*names, *(f"{name}.json" for name in names), "tiny_40x36.jpg", "Tiny.kt"]
     assert sorted(path.name for path in exported.folder.iterdir()) == sorted(files)
     for name in names:
         assert read_artifact(exported.folder / name).card.file == name
@@ -195,6 +195,26 @@ def test_a_damaged_file_does_not_pass_for_its_card(exported: Exported, tmp_path:
         runtime.as_run(copy)
 
 
+def test_an_app_finds_the_files_by_their_real_names(exported: Exported) -> None:
+    path = Path(exported.document["kotlin"])
+    assert path == exported.folder / "Tiny.kt"
+    text = path.read_text()
+    for row in exported.document["artifacts"]:
+        assert f'"{Path(row["path"]).name}", "{row["variant"]}", 40, 36, "serving_default",' in text
+    assert text.count('listOf(Port("x", Type.FLOAT32, listOf(1, 40, 36, 3), FORMAT_1))') == len(VARIANTS.split(","))
+    assert "fun run(x: Bitmap): Bitmap {" in text
+
+
+@pytest.mark.parametrize("variant", VARIANTS.split(","))
+def test_no_file_is_resized(exported: Exported, variant: str) -> None:
+    path = exported.folder / f"tiny_40x36_{variant}.tflite"
+    for shape in ((1, 80, 72, 3), (1, 36, 40, 3), (2, 40, 36, 3), (1, 20, 18, 3)):
+        with pytest.raises(ArtifactError, match="x must be 1x40x36x3 float32, got "):
+            runtime.load(path).run_tensors([np.zeros(shape, np.float32)])
+    with pytest.raises(ImageError, match="takes 40x36 pictures only, got 36x40"):
+        runtime.as_run(path)(np.zeros((1, 36, 40, 3), np.float32))
+
+
 # What is refused before the work
 
 
@@ -204,6 +224,15 @@ def test_existing_outputs_are_refused_and_kept(exported: Exported, capsys: pytes
     assert code == 1
     assert "tiny.onnx exists\n  --force replaces it" in said
     assert {path: path.read_bytes() for path in exported.folder.iterdir()} == before
+
+
+def test_a_file_in_the_place_of_the_kotlin_is_refused_and_kept(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "Tiny.kt").write_text("of somebody")
+    code, said = failed(["export", exported.net, "-o", tmp_path], capsys)
+    assert (code, "Tiny.kt exists\n  --force replaces it" in said) == (1, True)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of somebody"]
 
 
 @pytest.mark.parametrize(
@@ -346,6 +375,43 @@ def test_a_full_output_disk_leaves_nothing_half_written(
     with pytest.raises(OutputError, match="no space left on the disk"):
         export(source, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("problem", [OSError(28, os.strerror(28)), KeyboardInterrupt()], ids=["full", "Ctrl-C"])
+def test_kotlin_is_written_whole_or_not_at_all(
+    exported: Exported, source: Source, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    """An older one, of other files, does not stay either."""
+    real = Path.write_text
+
+    def write_text(path: Path, text: str, **options: Any) -> int:
+        if path.suffix != ".kt":
+            return real(path, text, **options)
+        real(path, text[:100], **options)
+        raise problem
+
+    (tmp_path / "Tiny.kt").write_text("of an earlier network")
+    monkeypatch.setattr(Path, "write_text", write_text)
+    fake(files_of(exported) + "built(); made('fp32', real('fp32'))")
+    with pytest.raises(OutputError if isinstance(problem, OSError) else KeyboardInterrupt):
+        export(source, tmp_path, force=True)
+    names = ["tiny.onnx", "tiny_40x36_fp32.tflite"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*names, *(f"{name}.json" for name in names), "tiny_40x36.jpg"]
+    )
+
+
+def test_files_that_kotlin_cannot_open_are_still_made(
+    exported: Exported, source: Source, fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(kotlin, "_TYPES", {})
+    fake(files_of(exported) + "built(); made('fp32', real('fp32'))")
+    report = run_export(source, tmp_path, ExportConfig(variants.parse("fp32")), said.append)
+    assert report.kotlin is None
+    assert said[-1] == "no Kotlin for an app: tiny_40x36_fp32.tflite: x is float32"
+    assert (tmp_path / "tiny_40x36_fp32.tflite").exists()
+    assert not list(tmp_path.glob("*.kt"))
 
 
 def test_garbage_is_not_kept(source: Source, fake: Fake, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ WORTH = 0.95  # a mixed file that takes more of dynamic's time than this is hard
 )
 @net_options
 @click.argument("file", type=PATH, metavar="NET|FILE.onnx")
-@output_option("Folder for the .onnx, the .tflite files and their cards.")
+@output_option("Folder for the .onnx, the .tflite files and their cards, and Kotlin for an app.")
 @click.option(
     "--variants",
     metavar="LIST",
@@ -143,6 +143,8 @@ def _show(talk: Talk, report: Report) -> None:
     talk.table(("file", "bytes", "deflated"), files)
     for path in report.sheets.values():
         talk.show(f"side by side, and {AMPLIFIED} times the differences: {path}")
+    if report.kotlin:
+        talk.show(f"for an Android app: {report.kotlin}")
     for one in report.made:
         if one.search:
             _show_search(talk, one.search)
@@ -160,6 +162,7 @@ def _show_search(talk: Talk, search: Search) -> None:
 def _document(report: Report) -> dict[str, Any]:
     return {
         "onnx": {"path": str(report.onnx.path), "bytes": report.onnx.card.bytes, "parity": _parity(report.onnx.card.own_parity)},
+        "kotlin": str(report.kotlin) if report.kotlin else None,
         "sheets": {f"{height}x{width}": str(path) for (height, width), path in report.sheets.items()},
         "pictures": {f"{height}x{width}": about for (height, width), about in report.pictures.items()},
         "artifacts": [
