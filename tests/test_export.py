@@ -580,12 +580,17 @@ def test_a_file_for_pixels_takes_bytes_and_makes_bytes(exported: Exported, tmp_p
     assert found["fp32"]["parity"]["max_abs"] < 0.51
     pixels = np.random.default_rng(5).integers(0, 256, (1, *SIZE, 3)).astype(np.float32)
     wanted = runtime.as_run(tmp_path / "tiny.onnx")(pixels)
+    app = (tmp_path / "Tiny.kt").read_text()
+    assert 'private val FORMAT_1 = Format("RGB", listOf(0.0f, 0.0f, 0.0f), listOf(1.0f, 1.0f, 1.0f))' in app
+    assert app.count("Type.UINT8, listOf(1, 40, 36, 3), FORMAT_1)") == 2 * len(found)
     for variant, row in found.items():
         path = Path(row["path"])
         card = read_artifact(path).card
         assert [(port.dtype, port.format) for port in (*card.inputs, *card.outputs)] == [("uint8", PRESETS["0..255"])] * 2
         gap = np.abs(runtime.as_run(path)(pixels) - wanted)
         assert gap.max() < (0.51 if variant == "fp32" else 90)
+        with pytest.raises(ArtifactError, match="x must be 1x40x36x3 uint8, got 1x36x40x3 uint8"):
+            runtime.load(path).run_tensors([np.zeros((1, 36, 40, 3), np.uint8)])
         card_path(path).unlink()  # the file itself says that it takes pixels
         assert np.array_equal(runtime.as_run(path)(pixels), runtime.as_run(path, PRESETS["0..255"])(pixels))
 

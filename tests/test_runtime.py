@@ -33,6 +33,27 @@ def onnx_file(folder: Path, height: object = "h", width: object = "w", name: str
     return path
 
 
+def tflite_file(folder: Path, dtype: str) -> Path:
+    """A file that hands its 1 x 6 x 8 x 3 input on: one RESHAPE, made by hand."""
+    from export import flatbuffer
+
+    schema = flatbuffer.schema()
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    for name in ("image", "styled"):
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = name, [1, 6, 8, 3], getattr(schema.TensorType, dtype.upper())
+        graph.tensors = [*(graph.tensors or []), tensor]
+    code, op, options = schema.OperatorCodeT(), schema.OperatorT(), schema.ReshapeOptionsT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESHAPE
+    options.newShape = [1, 6, 8, 3]
+    op.inputs, op.outputs, op.builtinOptions, op.builtinOptionsType = [0], [1], options, schema.BuiltinOptions.ReshapeOptions
+    graph.inputs, graph.outputs, graph.operators = [0], [1], [op]
+    model.version, model.operatorCodes, model.subgraphs, model.buffers = 3, [code], [graph], [schema.BufferT()]
+    path = folder / f"{dtype}.tflite"
+    path.write_bytes(flatbuffer.pack(model))
+    return path
+
+
 PICTURES = np.random.default_rng(0).integers(0, 180, (2, 6, 7, 3)).astype(np.float32)
 
 
@@ -79,6 +100,20 @@ def test_a_fixed_file_takes_its_own_size_only(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"swap\.onnx takes 6x8 pictures only, got 6x7") as error:
         runtime.as_run(artifact)(PICTURES)
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int8", "int16", "int32", "int64", "bool"])
+def test_a_tflite_file_of_any_type_is_never_resized(tmp_path: Path, dtype: str) -> None:
+    """TFLite itself would resize it without a word, and give a picture of the wrong size."""
+    path = tflite_file(tmp_path, dtype)
+    own = np.random.default_rng(0).integers(0, 2, (1, 6, 8, 3)).astype(dtype)
+    runner = runtime.load(path)
+    for shape in ((1, 8, 6, 3), (1, 12, 16, 3), (2, 6, 8, 3), (1, 6, 8, 1), (6, 8, 3)):
+        with pytest.raises(ArtifactError, match=f"image must be 1x6x8x3 {dtype}, got {'x'.join(map(str, shape))} {dtype}"):
+            runner.run_tensors([np.zeros(shape, dtype)])
+        with pytest.raises(ArtifactError, match="image must be 1x6x8x3"):
+            runner.bound([np.zeros(shape, dtype)])
+    assert np.array_equal(runner.run_tensors([own])[0], own)  # and it still takes its own
 
 
 def test_pictures_have_three_channels(tmp_path: Path) -> None:
