@@ -76,6 +76,12 @@ def bilinear(net: Middle, x: Tensor) -> Tensor:
     return F.bilinear(x, x, net.matrix[:, None] * net.matrix[..., None]).movedim(-1, 1)
 
 
+def rows_written(net: Middle, x: Tensor) -> Tensor:
+    x = x.clone()
+    x[:, :, 0], x[..., -1] = 0, x[..., 1]
+    return x
+
+
 def _style(x: Tensor) -> Tensor:
     return x.mean((2, 3))[:, :, None, None]
 
@@ -124,6 +130,7 @@ FREE: dict[str, tuple[Between, int, list[int], int]] = {
     "norm": (lambda n, x: x / (torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True) + 1), 12, ZEROS, 9),
     "cumsum over space": (lambda n, x: x.cumsum(2) / 8, 12, ZEROS, 9),
     "sort over space": (lambda n, x: x.sort(3)[0], 12, [], 12),
+    "rows written": (rows_written, 12, ZEROS, 9),
     "tensors made in the code": (
         lambda n, x: x * torch.ones_like(x) + torch.zeros(1, x.shape[1], 1, 1, dtype=x.dtype),
         12,

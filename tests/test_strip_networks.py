@@ -288,6 +288,32 @@ def test_shared_modules_and_tied_weights() -> None:
     done = stripped_to(net, {"enter": 4})
 
 
+class SharedHead(nn.Module):
+    """One zero-padded convolution on two branches, as in siamese and recurrent networks and in detectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 9, 1), nn.Conv2d(3, 9, 1)
+        self.head = nn.Conv2d(9, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.one(x))) - self.head(F.relu(self.two(x.flip(3))))
+
+
+def test_one_channel_carries_the_constants_of_all_calls() -> None:
+    """Of constants that are the same in every call one stays; others, and those of one call only, stay all."""
+    net = randomise_(SharedHead())
+    for conv in (net.one, net.two):
+        make_constant_(conv, [0, 3, 5, 7, 8], [0.5, 0.25, 0.75, 0.125, -1.0])
+    stripped_to(net, {"one": 5})
+    make_constant_(net.two, [3, 5], [0.3, 0.6])  # not what they are in the other call
+    stripped_to(net, {"one": 7})
+    randomise_(net.two)  # constant in one call only: nothing goes, and what is constant there carries nothing
+    stripped_to(net, {"one": 9})
+    make_constant_(net.two, [0, 8], [0.5, -1.0])  # 0 carries itself alone
+    stripped_to(net, {"one": 8})
+
+
 class Parameters(nn.Module):
     """Parameters and buffers used outside modules, layer scale and learned offsets."""
 

@@ -156,16 +156,20 @@ def _cancelled(graph: ChannelGraph) -> set[str]:
 
 
 def _agreed(readers: list[Reader], gone: Array) -> Reader:
-    """The calls of one weight as one reader; channels that need different things in different calls stay."""
-    value = readers[0].value
-    for other in readers[1:]:
-        clash = ~np.isnan(value) & ~np.isnan(other.value) & (value != other.value)
-        _stay(gone, readers[0].units[clash])
-        value = np.where(np.isnan(value), other.value, value)
+    """The calls of one weight as one reader; channels that need different things in different calls stay.
+
+    Where constants must be carried, so do those that are known in some calls only: in the others nothing would carry for them.
+    """
+    values, first = np.stack([reader.value for reader in readers]), readers[0]
     hard = np.any([reader.hard for reader in readers], axis=0)
-    _stay(gone, readers[0].units[hard])
-    bears = all(reader.bears for reader in readers)
-    return Reader(readers[0].step, readers[0].units, value, np.zeros_like(hard), bears)
+    unknown, value = np.isnan(values), values[0]
+    for other in values[1:]:
+        value = np.where(np.isnan(value), other, value)
+    clash = (~unknown & (values != value)).any(0)
+    if hard.any():
+        clash |= unknown.any(0) & (np.nan_to_num(value) != 0)
+    _stay(gone, first.units[clash])
+    return Reader(first.step, first.units, np.where(clash, np.nan, value), hard, all(reader.bears for reader in readers))
 
 
 def _keep_carriers(readers: list[Reader], gone: Array, costs: Array) -> None:

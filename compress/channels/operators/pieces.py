@@ -167,6 +167,9 @@ def write(walk: Walk, node: Node, arguments: Arguments) -> None:
         return
     if op_of(node) == "select_scatter":
         new = np.expand_dims(new, axis)
+        if onto.shape[axis] == 1 and onto.shape == new.shape:  # a row, or a picture: beside the others of its channel
+            walk.move(node, [source, written], np.stack([onto, new]))
+            return
     walk.labels.pin(walk.look(source), f"{op_of(node)} writes channels by number")
     walk.labels.pin(walk.look(written), f"{op_of(node)} writes channels by number")
     shape = np.broadcast_shapes(*(tuple(1 if a == axis else n for a, n in enumerate(each.shape)) for each in (onto, new)))
