@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from compress.errors import OutputError
 from compress.files import said_as_output_error
@@ -44,22 +45,16 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def run(arguments: Sequence[str], folder: Path, seconds: float) -> str:
+def run(arguments: Sequence[str], folder: Path, seconds: float, foreign: bool = False) -> str:
     """Run to the end in `folder`; return what it said. Raises ChildError; OutputError when its disk was full.
+
+    `foreign`: a Python with packages of its own, which must find none of ours.
 
     Whatever ends this call, Ctrl-C too, ends the child and all that it started.
     """
     log = folder / "child.log"
     with said_as_output_error(log), open(log, "wb") as stream:
-        process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=_environment(folder),
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = _started(arguments, folder, stream, foreign)
     try:
         code: int | None = process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -74,6 +69,21 @@ def run(arguments: Sequence[str], folder: Path, seconds: float) -> str:
     raise ChildError(_reason(code, said, seconds), said, is_hang=code is None)
 
 
+def _started(arguments: Sequence[str], folder: Path, stream: BinaryIO, foreign: bool) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            arguments,
+            cwd=folder,
+            env=_environment(folder, foreign),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ChildError(f"cannot be started: {error.strerror or error}", "") from error
+
+
 def _reason(code: int | None, said: str, seconds: float) -> str:
     if code is None:
         return f"took longer than {seconds:g} s"
@@ -81,7 +91,7 @@ def _reason(code: int | None, said: str, seconds: float) -> str:
         return f"crashed ({signal.Signals(-code).name})"
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["failed without a word"]
     last = max((n for n, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), default=len(lines) - 1)
-    return re.sub(r"^compress\.errors\.\w+: ", "", " ".join(lines[last : last + 2]))[:300]  # a message may go on below
+    return re.sub(r"^(compress\.errors|__main__)\.\w+: ", "", " ".join(lines[last : last + 2]))[:300]  # a message may go on below
 
 
 def _read(log: Path) -> str:
@@ -96,8 +106,9 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(folder: Path, foreign: bool) -> dict[str, str]:
     """TMPDIR: what a killed child would leave behind (TensorFlow writes Python files there) goes with its folder."""
     path = os.pathsep.join(p for p in (str(_ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    own = {"PYTHONPATH": path, "TMPDIR": str(folder)}
-    return os.environ | own | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
+    whole = {name: value for name, value in os.environ.items() if not (foreign and name.startswith("PYTHON"))}
+    own = {"TMPDIR": str(folder)} | ({} if foreign else {"PYTHONPATH": path})
+    return whole | own | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}

@@ -7,6 +7,7 @@ Never here: deciding which layers (mixed.py), running the result (runtime.py).
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -137,6 +138,39 @@ def dynamic_weights(payload: bytes) -> bytes:
         data = model.buffers[weight.buffer].data
         if weight.type == tensors[op.inputs[0]].type == float32 and data is not None and len(data):
             _to_int8(model, weight, _CHANNELS.get(op.kind))
+    return flatbuffer.pack(model)
+
+
+def half_weights(payload: bytes) -> bytes:
+    """The float weights of every layer in half precision, made float again when the file is opened: half the bytes."""
+    model, schema = flatbuffer.unpack(payload), flatbuffer.schema()
+    graph = model.subgraphs[0]
+    kinds = flatbuffer.Graph.of_model(model).ops
+    weights = dict.fromkeys(int(op.inputs[1]) for op in kinds if op.kind in WEIGHTED)
+    again = schema.OperatorCodeT()
+    again.builtinCode = again.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    again.version = 3  # the first that takes half precision
+    model.operatorCodes.append(again)
+    made = []
+    for index in weights:
+        weight = graph.tensors[index]
+        data = model.buffers[weight.buffer].data
+        if weight.type != schema.TensorType.FLOAT32 or data is None or not len(data):
+            continue
+        half, buffer = copy.copy(weight), schema.BufferT()
+        buffer.data = np.frombuffer(bytes(data), np.float32).astype(np.float16).view(np.uint8)
+        model.buffers.append(buffer)
+        half.type, half.buffer, half.name = schema.TensorType.FLOAT16, len(model.buffers) - 1, weight.name + b"_half"
+        graph.tensors.append(half)
+        op = schema.OperatorT()
+        op.opcodeIndex = len(model.operatorCodes) - 1
+        op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.DequantizeOptions, schema.DequantizeOptionsT()
+        op.inputs, op.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
+        made.append(op)
+        if not _shared(model, weight.buffer):
+            model.buffers[weight.buffer].data = None
+        weight.buffer = 0
+    graph.operators = [*made, *graph.operators]
     return flatbuffer.pack(model)
 
 

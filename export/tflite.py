@@ -1,4 +1,4 @@
-"""ONNX -> TFLite through onnx2tf and TensorFlow, in a child process: the only file that knows the converter.
+"""ONNX -> TFLite through onnx2tf and TensorFlow, in a child process: the only file that knows that converter.
 
 The converter's import is slow and noisy; it seeds global random state, rewrites its input file, downloads samples, writes to the
 working folder, crashes and hangs. All of that happens to a child in a scratch folder. The SavedModel that it would write
@@ -66,6 +66,11 @@ def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
     """
     check_tools()
     (folder / "graph.onnx").write_bytes(job.onnx)
+    return make(COMMAND, job, folder)
+
+
+def make(command: Sequence[str], job: Job, folder: Path) -> dict[str, Path | Failure]:
+    """Run `command` in `folder`, where all that it needs lies, until each variant is made or has failed; see `convert`."""
     if job.calibration:
         arrays = {f"{n}/{name}": array for n, sample in enumerate(job.calibration) for name, array in sample.items()}
         np.savez(folder / "calibration.npz", **arrays)  # type: ignore[arg-type]
@@ -81,7 +86,7 @@ def convert(job: Job, folder: Path) -> dict[str, Path | Failure]:
         (folder / "job.json").write_text(json.dumps({**order, "variants": [asdict(variant) for variant in waiting]}))
         (folder / "graph_is_built").unlink(missing_ok=True)
         try:
-            child.run(COMMAND, folder, job.seconds)
+            child.run(command, folder, job.seconds)
             failed = None
         except child.ChildError as error:
             if not (folder / "graph_is_built").exists():
@@ -115,14 +120,18 @@ def _convert_here(order: dict[str, Any]) -> None:
     Path("graph_is_built").touch()
     for row in order["variants"]:
         if row["way"] == "mixed":
-            _ranges(order)  # all that is needed of us: mixed.py goes on from there
+            ranges_of(order)  # all that is needed of us: mixed.py goes on from there
             continue
         make = _quantised if row["way"] == "static" else _tflite
-        payload = make(tf, concrete, owner, row, order)
-        partial = Path(f"{row['name']}.partial")
-        partial.write_bytes(payload)
-        Path(f"{row['name']}{GPU_SUFFIX}").write_text(json.dumps(gpu_refusals(str(partial))))
-        partial.rename(f"{row['name']}.tflite")
+        keep(row["name"], make(tf, concrete, owner, row, order))
+
+
+def keep(variant: str, payload: bytes) -> None:
+    """Write a variant's file, whole or not at all, and beside it what speaks against a GPU. In the child's scratch folder."""
+    partial = Path(f"{variant}.partial")
+    partial.write_bytes(payload)
+    Path(f"{variant}{GPU_SUFFIX}").write_text(json.dumps(gpu_refusals(str(partial))))
+    partial.rename(f"{variant}.tflite")
 
 
 def _keras_model(order: dict[str, Any]) -> Any:
@@ -135,6 +144,7 @@ def _keras_model(order: dict[str, Any]) -> Any:
     for name, module in list(sys.modules.items()):
         if name.startswith("onnx2tf") and hasattr(module, "download_test_image_data"):
             module.download_test_image_data = no_download  # type: ignore[attr-defined]
+    _mind_coordinates()
     graph = onnx.load("graph.onnx")
     odd = [value.name for value in graph.graph.input if len(value.type.tensor_type.shape.dim) not in (2, 4)]
     return onnx2tf.convert(
@@ -147,6 +157,18 @@ def _keras_model(order: dict[str, Any]) -> Any:
     )
 
 
+def _mind_coordinates() -> None:
+    """From opset 18 on, the converter's Resize forgets `align_corners` and the like; it knows them of older ones."""
+    from onnx2tf.ops import Resize
+
+    original = Resize.make_node
+
+    def make_node(**given: Any) -> Any:
+        return original(**{**given, "opset": min(given["opset"], 17)})
+
+    Resize.make_node = make_node
+
+
 def _function(tf: Any, model: Any, order: dict[str, Any]) -> tuple[Any, Any]:
     """The model as one concrete function with our names, and the object that keeps its variables and its signature."""
 
@@ -157,8 +179,10 @@ def _function(tf: Any, model: Any, order: dict[str, Any]) -> tuple[Any, Any]:
 
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name) for tensor, name in zip(model.inputs, order["inputs"], strict=True)]
     owner = tf.Module()
-    owner.variables_, owner.run = model.variables, tf.function(run, input_signature=specs)
-    return owner.run.get_concrete_function(), owner
+    owner.run = tf.function(run, input_signature=specs)
+    concrete = owner.run.get_concrete_function()
+    owner.variables_ = concrete.graph.variables  # not the model's: it does not know those of grouped convolutions
+    return concrete, owner
 
 
 def _representative(order: dict[str, Any]) -> Callable[[], Any]:
@@ -184,10 +208,11 @@ def gpu_refusals(path: str) -> list[str]:
 
 def _quantised(tf: Any, concrete: Any, owner: Any, row: dict[str, Any], order: dict[str, Any]) -> bytes:
     """Of the float file, which the first row has made."""
-    return quantise.static(Path(f"{REFERENCE}.tflite").read_bytes(), _ranges(order))
+    return quantise.static(Path(f"{REFERENCE}.tflite").read_bytes(), ranges_of(order))
 
 
-def _ranges(order: dict[str, Any]) -> dict[str, quantise.Range]:
+def ranges_of(order: dict[str, Any]) -> dict[str, quantise.Range]:
+    """Of every activation of the float file on the job's samples; found once. In the child's scratch folder."""
     path = Path(quantise.RANGES)
     if not path.exists():
         seen = runtime.watch(Path(f"{REFERENCE}.tflite"), _representative(order)())
