@@ -602,3 +602,48 @@ def test_pixels_need_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
     checkpoint.write(net, snapshot(Johnson(**ARGUMENTS).eval(), spec))  # type: ignore[arg-type]
     code, said = failed(["export", net, "-o", tmp_path / "out", "--io", "uint8"], capsys)
     assert (code, said.splitlines()[1]) == (2, "error: no input is known to be a picture: x")
+
+
+class Awkward(torch.nn.Module):
+    """What converters get wrong or make slow: groups, corners aligned, a gate that saturates, a shuffle, a group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = torch.nn.Conv2d(3, 6, 3, padding=1)
+        self.grouped = torch.nn.Conv2d(6, 12, 3, padding=1, groups=3)
+        self.norm = torch.nn.GroupNorm(4, 12)
+        self.gate = torch.nn.Conv2d(12, 12, 1)
+        self.wide = torch.nn.Conv2d(12, 20, 3, padding=1)
+        self.leave = torch.nn.Conv2d(5, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.grouped(torch.relu(self.enter(x))))
+        x = x * torch.nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
+        x = torch.nn.functional.pixel_shuffle(torch.relu(self.wide(x)), 2)
+        x = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)
+        return torch.sigmoid(self.leave(x))
+
+
+def awkward() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return Awkward().eval()
+
+
+def test_what_converters_get_wrong_comes_out_right_and_in_one_piece(tmp_path: Path) -> None:
+    form = (PRESETS["0..1"],)
+    spec = ModelSpec(f"{awkward.__module__}:awkward", {}, ((1, 3, 24, 20),), form, form)
+    module = awkward()
+    loaded = LoadedNetwork(module, snapshot(module, spec))
+    path = tmp_path / "awkward.safetensors"
+    checkpoint.write(path, loaded.checkpoint)
+    report = run_export(from_network(path, loaded), tmp_path / "out", ExportConfig((variants.VARIANTS["fp32"],)))
+    made = report.made[0]
+    assert made.parity is not None
+    assert made.parity.psnr_db is None or made.parity.psnr_db > 100
+    assert made.artifact is not None
+    card = made.artifact.card
+    assert card.signature == "serving_default"
+    assert set(card.rewrites) >= {"saturation", "pixel-shuffle", "group-norm"}
+    assert (card.delegates["xnnpack"]["partitions"], card.delegates["xnnpack"]["left"]) == (1, {})
+    assert card.operators["RESIZE_BILINEAR"] == 1
+    assert "TRANSPOSE" not in card.operators

@@ -13,7 +13,20 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.errors import ParityError
-from export.rewrites import channels_last, instance_norm, means, norms, pads, repeats, same_pads, subpixel
+from export.rewrites import (
+    broadcast,
+    channels_last,
+    group_norm,
+    instance_norm,
+    means,
+    norms,
+    pads,
+    pixel_shuffle,
+    repeats,
+    same_pads,
+    saturation,
+    subpixel,
+)
 
 TARGETS = ("cpu", "gpu", "npu")
 
@@ -40,9 +53,13 @@ REWRITES = (
     Rewrite("spelled-norm", norms.rewrite, 1e-3, ALL),  # E[x^2] - E[x]^2, as the file may have it, cancels
     Rewrite("spatial-mean", means.rewrite, 1e-5, ALL),
     Rewrite("same-pads", same_pads.rewrite, 1e-5, ALL),
+    Rewrite("full-rank-constants", broadcast.rewrite, 0.0, ALL),
     Rewrite("subpixel-convolution", subpixel.rewrite, 1e-4, frozenset({"cpu", "gpu", "npu"})),
+    Rewrite("pixel-shuffle", pixel_shuffle.rewrite, 1e-5, ALL),
+    Rewrite("saturation", saturation.rewrite, 1e-5, ALL),
     Rewrite("reflect-pad", pads.rewrite_reflect, 0.0, frozenset({"cpu", "npu"})),
     Rewrite("replicate-pad", pads.rewrite_edge, 0.0, frozenset({"cpu", "gpu", "npu"})),
+    Rewrite("group-norm", group_norm.rewrite, 1e-4, ALL),
     Rewrite("instance-norm", instance_norm.rewrite, 1e-4, frozenset({"cpu", "gpu", "npu"})),
 )
 
