@@ -90,6 +90,23 @@ class Graph:
         return dict(sorted(Counter(op.kind for op in self.ops).items()))
 
 
+def port_names(model: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Inputs and outputs of a `ModelT`'s main graph, in its order, as the first signature calls them, else as it does itself.
+
+    Raises ArtifactError for a graph that refers to what it has not.
+    """
+    try:
+        graph = model.subgraphs[0]
+        signature = next(iter(model.signatureDefs or []), None)
+        sides = []
+        for tensors, pairs in ((graph.inputs, signature and signature.inputs), (graph.outputs, signature and signature.outputs)):
+            called = {pair.tensorIndex: pair.name for pair in pairs or []}
+            sides.append(tuple((called.get(int(index)) or graph.tensors[index].name or b"").decode() for index in tensors))
+    except DAMAGED as error:
+        raise ArtifactError(f"it is damaged: {type(error).__name__} {error}") from error
+    return sides[0], sides[1]
+
+
 def min_runtime(payload: bytes) -> str | None:
     """The oldest TensorFlow Lite that has all of the file's operators, as the converter noted it; None where it did not."""
     model = unpack(payload)

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from compress.errors import ArtifactError, UsageError
 from compress.image_format import ImageFormat
-from export import flatbuffer
+from export import flatbuffer, support_metadata
 from export.artifact import Port
 
 NAME = "mobile-compress"
@@ -82,20 +82,27 @@ def read(path: Path) -> Essentials | None:
 
 
 def embed_tflite(payload: bytes, essentials: Essentials) -> bytes:
-    """The same file with `essentials` inside; whatever it said under this name before is replaced. Deterministic.
+    """The same file with `essentials` inside, and as much of them again as Android's tools understand; whatever it said under
+    these names before is replaced. Deterministic.
 
     Raises ArtifactError for what is no TFLite file.
     """
     model = flatbuffer.unpack(payload)
-    text = np.frombuffer(essentials.to_text().encode(), np.uint8)
-    entry = next((found for found in model.metadata or [] if found.name == NAME.encode()), None)
+    _attach(model, NAME, essentials.to_text().encode())
+    known = dict((*essentials.inputs, *essentials.outputs))
+    inputs, outputs = (tuple((name, known.get(name)) for name in names) for names in flatbuffer.port_names(model))
+    _attach(model, support_metadata.NAME, support_metadata.pack(f"mobile-compress, {essentials.variant}", inputs, outputs))
+    return flatbuffer.pack(model)
+
+
+def _attach(model: Any, name: str, data: bytes) -> None:
+    entry = next((found for found in model.metadata or [] if found.name == name.encode()), None)
     if entry is None:
         entry = flatbuffer.schema().MetadataT()
-        entry.name, entry.buffer = NAME, len(model.buffers)
+        entry.name, entry.buffer = name.encode(), len(model.buffers)
         model.buffers.append(flatbuffer.schema().BufferT())
         model.metadata = [*(model.metadata or []), entry]
-    model.buffers[entry.buffer].data = text
-    return flatbuffer.pack(model)
+    model.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
 
 
 def read_tflite(payload: bytes) -> Essentials | None:

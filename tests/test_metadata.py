@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from compress.cli.export import _source
 from compress.errors import ArtifactError
 from compress.image_format import PRESETS
 from compress.networks.load import NetOptions
-from export import metadata, runtime
+from export import flatbuffer, metadata, runtime
 from export.artifact import card_path
 from export.metadata import Essentials
 from tests.test_runtime import PICTURES, onnx_file
@@ -74,6 +75,94 @@ def test_weights_lie_at_multiples_of_16_bytes(tflite: bytes) -> None:
     filled = [model.Buffers(n).DataAsNumpy() for n in range(model.BuffersLength()) if model.Buffers(n).DataLength()]
     assert len(filled) > 2
     assert {(data.__array_interface__["data"][0] - start) % 16 for data in filled} == {0}
+
+
+class Read:
+    """A table of a flatbuffer, read by the numbers of its fields."""
+
+    def __init__(self, payload: bytes, place: int) -> None:
+        from flatbuffers import table
+
+        self._payload, self._table = payload, table.Table(payload, place)
+
+    @classmethod
+    def root(cls, payload: bytes) -> Read:
+        return cls(payload, int.from_bytes(payload[:4], "little"))
+
+    def _place(self, field: int) -> int:
+        offset = self._table.Offset(4 + 2 * field)
+        return offset and int(self._table.Pos + offset)
+
+    def text(self, field: int) -> str:
+        return str(self._table.String(self._place(field)).decode())
+
+    def byte(self, field: int) -> int:
+        return self._payload[self._place(field)] if self._place(field) else 0
+
+    def table(self, field: int) -> Read:
+        return Read(self._payload, self._table.Indirect(self._place(field)))
+
+    def tables(self, field: int) -> list[Read]:
+        offset = self._place(field) - self._table.Pos
+        if offset < 0:
+            return []
+        start = self._table.Vector(offset)
+        return [Read(self._payload, self._table.Indirect(start + 4 * n)) for n in range(self._table.VectorLen(offset))]
+
+    def floats(self, field: int) -> list[float]:
+        offset = self._place(field) - self._table.Pos
+        return np.frombuffer(self._payload, np.float32, self._table.VectorLen(offset), self._table.Vector(offset)).tolist()
+
+
+def support_metadata(payload: bytes) -> bytes:
+    """What lies in the file for Android's tools."""
+    model = flatbuffer.unpack(payload)
+    found = [entry.buffer for entry in model.metadata if entry.name == b"TFLITE_METADATA"]
+    assert len(found) == 1
+    return bytes(model.buffers[found[0]].data)
+
+
+def test_android_tools_read_the_normalisation(tflite: bytes) -> None:
+    """Fields by their numbers in the TFLite Support library's schema; its own reader was shown a file of ours once."""
+    said = replace(SAID, inputs=(("x", PRESETS["imagenet"]),), outputs=(("y", PRESETS["-1..1"]),))
+    raw = support_metadata(metadata.embed_tflite(tflite, said))
+    assert raw[4:8] == b"M001"
+    model = Read.root(raw)
+    assert (model.text(1), model.text(7)) == ("mobile-compress, int8", "1.0.0")
+    (graph,) = model.tables(3)
+    (taken,), (given,) = graph.tables(2), graph.tables(3)
+    assert (taken.text(0), given.text(0)) == ("x", "y")
+    for tensor in (taken, given):
+        assert (tensor.table(3).byte(0), tensor.table(3).table(1).byte(0)) == (2, 1)  # an image, RGB
+    (unit,) = taken.tables(4)
+    form = PRESETS["imagenet"]
+    assert unit.byte(0) == 1
+    assert unit.table(1).floats(0) == pytest.approx(form.mean)
+    assert unit.table(1).floats(1) == pytest.approx(form.std)
+    assert taken.table(5).floats(0) == pytest.approx(form.encode(np.full(3, 255)).tolist())
+    assert taken.table(5).floats(1) == pytest.approx(form.encode(np.zeros(3)).tolist())
+    assert given.tables(4) == []  # how pixels come out cannot be said
+    assert (given.table(5).floats(0), given.table(5).floats(1)) == ([1, 1, 1], [-1, -1, -1])
+
+
+def test_android_tools_are_told_nothing_wrong(tflite: bytes) -> None:
+    """BGR is no colour that they know; what is no picture has its name only."""
+    said = replace(SAID, inputs=(("x", PRESETS["caffe"]),), outputs=(("y", None),))
+    (graph,) = Read.root(support_metadata(metadata.embed_tflite(tflite, said))).tables(3)
+    (taken,), (given,) = graph.tables(2), graph.tables(3)
+    assert taken.table(3).table(1).byte(0) == 0
+    assert taken.tables(4)[0].table(1).floats(0) == pytest.approx(PRESETS["caffe"].mean)
+    assert given.text(0) == "y"
+    assert given._place(3) == given._place(5) == 0
+
+
+def test_a_graph_that_lies_is_an_error_of_ours(tflite: bytes) -> None:
+    model = flatbuffer.unpack(tflite)
+    model.signatureDefs = None
+    assert [len(names) for names in flatbuffer.port_names(model)] == [1, 1]
+    model.subgraphs[0].inputs = [99]
+    with pytest.raises(ArtifactError, match="damaged: IndexError"):
+        metadata.embed_tflite(flatbuffer.pack(model), SAID)
 
 
 def test_it_comes_back_out_of_an_onnx_file(tmp_path: Path) -> None:
