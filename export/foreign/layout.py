@@ -23,6 +23,7 @@ _FIRST = frozenset({
     "BatchNormalization", "LRN", "DepthToSpace", "SpaceToDepth", "GroupNormalization",
 })  # fmt: skip
 _MOST_STEPS = 64
+_SMALLEST = 8  # pixels a side of what is taken for a picture by its shape alone
 
 
 def inputs_with_channels_last(graph: ir.Graph) -> frozenset[str]:
@@ -103,7 +104,8 @@ def _is_last(value: ir.Value, forward: bool) -> bool:
 
 def _said_by_shape(value: ir.Value) -> bool:
     assert value.shape is not None
-    return value.shape[3] in PICTURES and value.shape[1] not in PICTURES
+    sides = [length for length in (value.shape[1], value.shape[2]) if isinstance(length, int)]
+    return value.shape[3] in PICTURES and value.shape[1] not in PICTURES and all(side >= _SMALLEST for side in sides)
 
 
 def _said_by_graph(value: ir.Value, forward: bool) -> bool | None:
