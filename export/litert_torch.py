@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from compress.errors import ConversionError, MissingToolError, UsageError
+from compress.errors import ArtifactError, ConversionError, MissingToolError, UsageError
 from export import child, flatbuffer, litert_torch_worker, quantise, tflite
 from export.places import place
 from export.rewrites.pads import WIDEST_CONCAT
@@ -83,6 +83,8 @@ def find(python: Path | None, seconds: float = 120) -> Converter:
     with child.scratch_folder() as folder:
         try:
             versions = json.loads(child.run([str(python), "-c", _ASK], folder, seconds, foreign=True))
+            if not isinstance(versions, dict):
+                raise ValueError(versions)
         except (child.ChildError, ValueError) as error:
             said = error.reason if isinstance(error, child.ChildError) else "it does not answer as a Python does"
             raise MissingToolError(f"{python} is no Python of use: {said}", HINT) from error
@@ -102,8 +104,12 @@ def convert(job: Job, folder: Path, converter: Converter) -> dict[str, Path | Fa
     hand_over(onnx.load_model_from_string(job.onnx), folder)
     worker = shutil.copy(litert_torch_worker.__file__, folder / "worker.py")  # beside it must lie none of our modules
     child.run([str(converter.python), str(worker)], folder, job.seconds, foreign=True)
-    made = (folder / litert_torch_worker.FILE).read_bytes()
-    (folder / _FLOAT_FILE).write_bytes(finished(made, job.inputs, job.outputs))
+    made = folder / litert_torch_worker.FILE
+    try:
+        payload = finished(made.read_bytes() if made.exists() else b"", job.inputs, job.outputs)
+    except ArtifactError as error:
+        raise ConversionError(f"{NAME} gave no TFLite file: {error.message}") from error
+    (folder / _FLOAT_FILE).write_bytes(payload)
     return tflite.make(COMMAND, job, folder)
 
 

@@ -142,36 +142,43 @@ def dynamic_weights(payload: bytes) -> bytes:
 
 
 def half_weights(payload: bytes) -> bytes:
-    """The float weights of every layer in half precision, made float again when the file is opened: half the bytes."""
+    """The weights and biases of every layer in half precision, made float again when the file is opened: half the bytes.
+
+    Biases too: XNNPACK takes a layer only when it is made of one kind.
+    """
     model, schema = flatbuffer.unpack(payload), flatbuffer.schema()
-    graph = model.subgraphs[0]
-    kinds = flatbuffer.Graph.of_model(model).ops
-    weights = dict.fromkeys(int(op.inputs[1]) for op in kinds if op.kind in WEIGHTED)
+    graph, ops = model.subgraphs[0], flatbuffer.Graph.of_model(model).ops
     again = schema.OperatorCodeT()
     again.builtinCode = again.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
     again.version = 3  # the first that takes half precision
     model.operatorCodes.append(again)
-    made = []
-    for index in weights:
-        weight = graph.tensors[index]
-        data = model.buffers[weight.buffer].data
-        if weight.type != schema.TensorType.FLOAT32 or data is None or not len(data):
-            continue
-        half, buffer = copy.copy(weight), schema.BufferT()
-        buffer.data = np.frombuffer(bytes(data), np.float32).astype(np.float16).view(np.uint8)
-        model.buffers.append(buffer)
-        half.type, half.buffer, half.name = schema.TensorType.FLOAT16, len(model.buffers) - 1, weight.name + b"_half"
-        graph.tensors.append(half)
-        op = schema.OperatorT()
-        op.opcodeIndex = len(model.operatorCodes) - 1
-        op.builtinOptionsType, op.builtinOptions = schema.BuiltinOptions.DequantizeOptions, schema.DequantizeOptionsT()
-        op.inputs, op.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
-        made.append(op)
-        if not _shared(model, weight.buffer):
-            model.buffers[weight.buffer].data = None
-        weight.buffer = 0
-    graph.operators = [*made, *graph.operators]
+    read = dict.fromkeys(int(tensor) for op in ops if op.kind in WEIGHTED for tensor in op.inputs if tensor >= 0)
+    constants = [tensor for tensor in read if _is_float_constant(model, graph.tensors[tensor])]
+    graph.operators = [*(_halved(model, tensor) for tensor in constants), *graph.operators]
     return flatbuffer.pack(model)
+
+
+def _is_float_constant(model: Any, tensor: Any) -> bool:
+    data = model.buffers[tensor.buffer].data
+    return tensor.type == flatbuffer.schema().TensorType.FLOAT32 and data is not None and len(data) > 0
+
+
+def _halved(model: Any, index: int) -> Any:
+    """Put a constant's numbers into a new one of half precision; return the operator that makes the old one of it."""
+    schema, graph = flatbuffer.schema(), model.subgraphs[0]
+    old = graph.tensors[index]
+    half, buffer = copy.copy(old), schema.BufferT()
+    buffer.data = np.frombuffer(bytes(model.buffers[old.buffer].data), np.float32).astype(np.float16).view(np.uint8)
+    model.buffers.append(buffer)
+    half.type, half.buffer, half.name = schema.TensorType.FLOAT16, len(model.buffers) - 1, old.name + b"_half"
+    graph.tensors.append(half)
+    if not _shared(model, old.buffer):
+        model.buffers[old.buffer].data = None
+    old.buffer = 0
+    op = schema.OperatorT()
+    op.opcodeIndex = len(model.operatorCodes) - 1
+    op.inputs, op.outputs = np.array([len(graph.tensors) - 1], np.int32), np.array([index], np.int32)
+    return op
 
 
 def _to_int8(model: Any, weight: Any, axis: int | None) -> None:
