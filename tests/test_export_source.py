@@ -302,7 +302,7 @@ def test_an_empty_folder_or_a_broken_photo_is_said(tmp_path: Path) -> None:
 
 
 def test_int8_of_a_network_without_pictures_is_refused() -> None:
-    with pytest.raises(UsageError, match="no input is known to be one: x"):
+    with pytest.raises(UsageError, match="no input is known to be a picture: x"):
         require_pictures([InputSpec("x", (1, 3, 16, 12), None)])
 
 
