@@ -40,7 +40,7 @@ def class_name(name: str) -> str:
 
 
 def source(name: str, cards: Sequence[Card]) -> str:
-    """The text of `<class_name(name)>.kt` for TFLite files of one network.
+    """The text of `<class_name(name)>.kt` for TFLite files of one network, at least one.
 
     Raises ArtifactError for a file that an app could not use so: without a signature, of a free size, of strange types.
     """

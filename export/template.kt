@@ -10,7 +10,8 @@
 //            implementation("com.google.ai.edge.litert:litert-gpu:1.4.2") // only for a GPU: org.tensorflow.lite.gpu.GpuDelegate
 //            implementation("com.google.ai.edge.litert:litert-gpu-api:1.4.2") // only for a GPU: what the one above refers to
 //        }
-//    LiteRT 2.1 and later has the same Interpreter, but for the CPU only.
+//    LiteRT 2.1 and later has the same Interpreter, but for the CPU only. From Android 12 on, a GPU is used through OpenCL when the
+//    manifest's <application> has <uses-native-library android:name="libOpenCL.so" android:required="false" />, else through OpenGL.
 //    __RUNTIME__
 // 3. __EXAMPLE__
 
