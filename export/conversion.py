@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compress.errors import ArtifactError, ConversionError, MissingToolError, ParityError
 from compress.image_format import ImageFormat
-from export import child, metadata, mixed, parity, runtime, tflite
+from export import child, litert_torch, metadata, mixed, parity, runtime, tflite
 from export.artifact import Parity, Port
 from export.parity import Outputs, Sample, Yardstick
 from export.samples import InputSpec
@@ -37,11 +37,15 @@ class Way:
 # With shapes inside the graph the converter lays sums out as ONNX has them, with a transpose before and after each; without
 # them, it may not know what to do.
 WAYS = (Way("quick", False, False), Way("quick, with shapes", True, False), Way("strict", True, True))
+OF_LITERT_TORCH = (Way("litert-torch", True, False),)
 
 
 @dataclass(frozen=True)
 class Request:
-    """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it. `parent`: see Essentials."""
+    """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it. `parent`: see Essentials.
+
+    `converter`: None for onnx2tf, which is installed beside us.
+    """
 
     graph: onnx.ModelProto
     inputs: Sequence[InputSpec]
@@ -54,6 +58,7 @@ class Request:
     seconds: float
     percentile: float = 100.0
     least_db: float = 30.0
+    converter: litert_torch.Converter | None = None
 
     @property
     def names(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -98,30 +103,29 @@ class Conversion:
     way: Way
 
 
-def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
-    """Make and run every variant in `folder`.
+def convert(request: Request, yardstick: Yardstick, folder: Path, ways: Sequence[Way] | None = None) -> Conversion:
+    """Make and run every variant in `folder`. `ways`: those to try, all that the converter has unless said.
 
     Raises ConversionError (what the converter said is in its `__cause__`) or ParityError when no way gives a right fp32 file.
     """
     problem: ConversionError | ParityError | None = None
-    for index, way in enumerate(WAYS):
+    for index, way in enumerate(ways or (WAYS if request.converter is None else OF_LITERT_TORCH)):
         place = folder / str(index)
         place.mkdir()
         try:
-            files = tflite.convert(_job(request, way), place)
+            files = _files(request, way, place)
             first = _ran(request, REFERENCE, files[REFERENCE], yardstick)
         except child.ChildError as error:
             if error.reason.startswith("ModuleNotFoundError"):
-                raise MissingToolError(
-                    f"the converter lacks a package: {error.reason}", "pip install 'mobile-compress[export]'"
-                ) from error
+                hint = "pip install 'mobile-compress[export]'" if request.converter is None else litert_torch.HINT
+                raise MissingToolError(f"the converter lacks a package: {error.reason}", hint) from error
             problem = ConversionError(f"the converter {_as_verb(error.reason)}")
             problem.__cause__ = error
             if error.is_hang:
                 break
             continue
         if isinstance(first, Failure):
-            problem = ConversionError(f"the converter made no fp32 file that runs: {first.reason}")
+            problem = ConversionError(f"the converter made no fp32 file that runs: {tflite.in_short(first.reason)}")
             problem.__cause__ = child.ChildError(first.reason, first.log)
             continue
         try:
@@ -137,6 +141,13 @@ def convert(request: Request, yardstick: Yardstick, folder: Path) -> Conversion:
         return Conversion(made, reference, way)
     assert problem is not None
     raise problem
+
+
+def _files(request: Request, way: Way, folder: Path) -> dict[str, Path | Failure]:
+    job = _job(request, way)
+    if request.converter is None:
+        return tflite.convert(job, folder)
+    return litert_torch.convert(job, folder, request.converter)
 
 
 def _job(request: Request, way: Way) -> tflite.Job:
@@ -189,6 +200,8 @@ def _ran(request: Request, variant: str, made: Path | Failure, yardstick: Yardst
     except child.ChildError as error:
         return Failure(error.reason, error.log)
     ports_in, ports_out = ({port.name: port for port in ports} for ports in (seen.inputs, seen.outputs))
+    if missing := [name for name in outputs if name not in ports_out]:
+        return Failure(f"the converter lost its output {missing[0]}", "")
     order = [list(ports_out).index(name) for name in outputs]
     try:
         results = tuple(

@@ -16,7 +16,7 @@ from compress.errors import ArtifactError, CompressError, ConversionError, Parit
 from compress.files import check_output, write_text, write_whole
 from compress.image_format import ImageFormat
 from compress.photos import encode, list_photos
-from export import child, flatbuffer, kotlin, metadata, parity, rewrites, runtime
+from export import blame, child, flatbuffer, kotlin, litert_torch, metadata, parity, rewrites, runtime
 from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.contact import contact_sheet
@@ -32,6 +32,7 @@ from export.variants import REFERENCE, VARIANTS, Variant
 
 Chain = tuple[Parity, ...]
 IO = ("float32", "uint8")
+BACKENDS = ("onnx2tf", litert_torch.NAME)
 FAR_DB = 25.0  # below this PSNR a variant is visibly not the network, and that is said aloud
 FAR_SHARE = 0.25  # the same of an output that is no picture: the largest difference, as a share of its range
 
@@ -40,7 +41,8 @@ FAR_SHARE = 0.25  # the same of an output that is no picture: the largest differ
 class ExportConfig:
     """`io`: what a file takes and makes: `float32`, the network's own tensors, or `uint8`, RGB pixels. `calibration`: a folder
     of photos, for what is calibrated and for parity; `photos`: at most so many of them; `percentile`: see quantise.ranges.
-    `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process.
+    `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process. `backend`: who converts;
+    `converter_python`: where litert-torch is installed.
     """
 
     variants: tuple[Variant, ...]
@@ -53,6 +55,8 @@ class ExportConfig:
     seed: int = 0
     force: bool = False
     seconds: float = 1800
+    backend: str = "onnx2tf"
+    converter_python: Path | None = None
 
     def __post_init__(self) -> None:
         if self.target not in rewrites.TARGETS:
@@ -64,6 +68,12 @@ class ExportConfig:
             raise UsageError(
                 f"{needy} needs photos to find the range of every activation", "--calibration DIR, 16 photos or more"
             )
+        if self.backend not in BACKENDS:
+            raise UsageError(f"no backend named {self.backend!r}", f"there are {', '.join(BACKENDS)}")
+        if self.converter_python and self.backend != litert_torch.NAME:
+            raise UsageError("--converter-python is for --backend litert-torch", "onnx2tf is installed beside this program")
+        if self.backend == litert_torch.NAME:
+            litert_torch.check_variants([row.name for row in self.variants])
         if self.io not in IO:
             raise UsageError(f"--io is one of {', '.join(IO)}, got {self.io!r}")
         if self.photos < 1:
@@ -151,6 +161,7 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
         require_pictures(source.inputs[0])
     if config.calibration is not None:
         list_photos(config.calibration)  # for its errors, before the work
+    converter = litert_torch.find(config.converter_python) if config.backend == litert_torch.NAME else None
     built = source.build()
     shipped: Artifact | None = None
     made: list[Made] = []
@@ -158,8 +169,9 @@ def export(source: Source, folder: Path, config: ExportConfig, say: Callable[[st
     pictures: dict[Size, str] = {}
     for index, size in enumerate(source.sizes):
         one = _Exporter(
-            source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed, config.photos)
-        )
+            source, built, folder, config, index, gather(source.inputs[index], config.calibration, config.seed, config.photos),
+            converter,
+        )  # fmt: skip
         pictures[size] = one.samples.about
         yardstick, chain = one.before_tflite()
         if shipped is None:
@@ -197,6 +209,7 @@ class _Exporter:
     config: ExportConfig
     index: int
     samples: Samples
+    converter: litert_torch.Converter | None
 
     @property
     def size(self) -> Size:
@@ -268,13 +281,14 @@ class _Exporter:
         wanted, source, yardstick = self.config.variants, self.source, ready.yardstick
         request = Request(
             ready.graph, ready.inputs, source.outputs, ready.formats, self.size, source.sha256, wanted, ready.calibration,
-            self.config.seconds, self.config.percentile, self.config.least_db,
+            self.config.seconds, self.config.percentile, self.config.least_db, self.converter,
         )  # fmt: skip
         with child.scratch_folder() as scratch:
             try:
                 conversion = convert(request, yardstick, scratch)
             except (ConversionError, ParityError) as error:
-                raise self._explained(error) from error
+                where = blame.sentence(error, request, yardstick, scratch) if request.converter is None else ""
+                raise self._explained(error, where) from error
             chain = (*chain, conversion.reference)
             made = [self._finished(row, conversion.made[row.name], places, yardstick, chain) for row in wanted]
         found = {name: ran.results for name, ran in conversion.made.items() if isinstance(ran, Ran)}
@@ -302,6 +316,8 @@ class _Exporter:
             "delegates": found.delegates,
             "min_runtime": flatbuffer.min_runtime(payload),
         }
+        if self.converter:
+            about["toolchain"] = _made_with(self.converter)
         if found.search:
             about["search"] = found.search.to_json()
         artifact = self._carded(path, (found.inputs, found.outputs), found.engine, (*chain, *own), **about)
@@ -330,11 +346,11 @@ class _Exporter:
         write_card(artifact)
         return artifact
 
-    def _explained(self, error: CompressError) -> CompressError:
-        """The same error, saying of which file, and where the converter's words are."""
+    def _explained(self, error: CompressError, where: str) -> CompressError:
+        """The same error, saying of which file, at which node, and where the converter's words are."""
         cause = error.__cause__
         kept = self._kept(cause.log) if isinstance(cause, child.ChildError) else ""
-        message = f"{self.source.name} at {self.size[0]}x{self.size[1]}: {error.message}{kept}"
+        message = f"{self.source.name} at {self.size[0]}x{self.size[1]}: {error.message}{f'; {where}' if where else ''}{kept}"
         return type(error)(message, error.hint)
 
     def _kept(self, log: str) -> str:
@@ -359,6 +375,12 @@ def _write_kotlin(folder: Path, name: str, made: Sequence[Made], say: Callable[[
     path = kotlin_path(folder, name)
     write_text(path, text)
     return path
+
+
+def _made_with(converter: litert_torch.Converter) -> dict[str, str]:
+    """The versions that a card names, with the converter's own packages in onnx2tf's place."""
+    ours = {name: number for name, number in runtime.toolchain(*RECORDED).items() if name != "onnx2tf"}
+    return ours | converter.toolchain
 
 
 def _write(path: Path, payload: bytes) -> None:

@@ -104,6 +104,12 @@ def _file_of(variant: Variant) -> str:
     return quantise.RANGES if variant.way == "mixed" else f"{variant.name}.tflite"
 
 
+def in_short(reason: str) -> str:
+    """What a failed conversion says, without the compiler's positions where it only lacks an operator."""
+    missing = re.search(r"'(tf\.\w+)' op is neither a custom op nor a flex op", reason)
+    return f"TFLite has no operator for {missing[1]}" if missing else reason
+
+
 def signature_name(name: str, taken: Sequence[str]) -> str:
     """A graph's name for a tensor, as TensorFlow allows it, and not one of `taken`."""
     clean = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "tensor"

@@ -62,6 +62,14 @@ WORTH = 0.95  # a mixed file that takes more of dynamic's time than this is hard
     help="What files take and make: the network's own tensors, or RGB pixels, its image format folded in.",
 )
 @click.option("--strip/--no-strip", default=True, help="Remove dead channels first.  [default: strip]")
+@click.option(
+    "--backend",
+    type=click.Choice(["onnx2tf", "litert-torch"]),
+    default="onnx2tf",
+    show_default=True,
+    help="What converts to TFLite.",
+)
+@click.option("--converter-python", type=PATH, help="The Python that litert-torch is installed in: an environment of its own.")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=1800, show_default=True, help="Seconds for a conversion.")
 def export(
     talk: Talk,
@@ -100,6 +108,8 @@ def export(
         options["seed"],
         options["force"],
         options["timeout"],
+        options["backend"],
+        options["converter_python"],
     )
     check_folder(output)
     report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
