@@ -27,7 +27,7 @@ from export.variants import REFERENCE, VARIANTS, Variant
 
 @dataclass(frozen=True)
 class Way:
-    """One manner of asking. `shapes`: leave the shapes of inner values in the graph. `strict`: the converter's slow mode."""
+    """One manner of asking. `shapes`: leave the shapes of all inner values in the graph. `strict`: the converter's slow mode."""
 
     name: str
     shapes: bool
@@ -154,7 +154,10 @@ def _job(request: Request, way: Way) -> tflite.Job:
     graph = onnx.ModelProto()
     graph.CopyFrom(request.graph)
     if not way.shapes:
+        needed = {name for node in graph.graph.node if node.op_type in tflite.SHAPED for name in (node.input[0], *node.output)}
+        kept = [value for value in graph.graph.value_info if value.name in needed]
         del graph.graph.value_info[:]
+        graph.graph.value_info.extend(kept)
     inputs, outputs = request.names
     return tflite.Job(
         onnx=graph.SerializeToString(),

@@ -292,8 +292,11 @@ class _Exporter:
             chain = (*chain, conversion.reference)
             made = [self._finished(row, conversion.made[row.name], places, yardstick, chain) for row in wanted]
         found = {name: ran.results for name, ran in conversion.made.items() if isinstance(ran, Ran)}
+        path = sheet_path(self.folder, self.source.name, self.size)
         if (page := contact_sheet(yardstick, found)) is not None:
-            encode(sheet_path(self.folder, self.source.name, self.size), page)
+            encode(path, page)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier export, that --force allowed to replace
         return made, chain
 
     def _finished(

@@ -114,11 +114,14 @@ def _ssim(given: Sequence[Outputs], found: Sequence[Outputs], formats: Sequence[
 
 
 def relative(given: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """The largest difference of any output as a share of that output's range over all samples; inf when one is not finite."""
+    """The largest difference of any output as a share of that output's range over all samples; inf when one is not finite, or
+    has another shape.
+    """
     worst = 0.0
     for index in range(len(given[0])):
         a, b = ([np.asarray(sample[index], np.float64) for sample in samples] for samples in (given, found))
-        if not all(np.isfinite(array).all() for array in (*a, *b)):
+        alike = [array.shape for array in a] == [array.shape for array in b]
+        if not alike or not all(np.isfinite(array).all() for array in (*a, *b)):
             return float("inf")
         span = max(float(array.max()) for array in a) - min(float(array.min()) for array in a)
         gap = max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))

@@ -30,6 +30,7 @@ from export.variants import REFERENCE, Variant
 
 COMMAND = child.module("export.tflite")
 SIGNATURE = "serving_default"
+SHAPED = frozenset({"ConvTranspose"})  # operators whose conversion has to know the shapes around them
 GPU_SUFFIX = ".gpu.json"  # beside each file: the lines in which TensorFlow's rules refuse it for the GPU delegate
 
 

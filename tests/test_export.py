@@ -605,7 +605,7 @@ def test_pixels_need_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 class Awkward(torch.nn.Module):
-    """What converters get wrong or make slow: groups, corners aligned, a gate that saturates, a shuffle, a group norm."""
+    """What converters get wrong or make slow: groups, corners aligned, a gate that saturates, a shuffle, a group norm, a transposed one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -614,14 +614,16 @@ class Awkward(torch.nn.Module):
         self.norm = torch.nn.GroupNorm(4, 12)
         self.gate = torch.nn.Conv2d(12, 12, 1)
         self.wide = torch.nn.Conv2d(12, 20, 3, padding=1)
-        self.leave = torch.nn.Conv2d(5, 3, 3, padding=1)
+        self.up = torch.nn.ConvTranspose2d(5, 7, 3, 2, 1, 1)
+        self.plain = torch.nn.InstanceNorm2d(7)
+        self.leave = torch.nn.Conv2d(7, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.grouped(torch.relu(self.enter(x))))
         x = x * torch.nn.functional.hardsigmoid(self.gate(x.mean((2, 3), keepdim=True)))
         x = torch.nn.functional.pixel_shuffle(torch.relu(self.wide(x)), 2)
         x = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)
-        return torch.sigmoid(self.leave(x))
+        return torch.sigmoid(self.leave(torch.relu(self.plain(self.up(x)))))
 
 
 def awkward() -> torch.nn.Module:

@@ -315,3 +315,8 @@ def test_variants_are_a_table() -> None:
 def test_a_graph_that_onnx_runtime_refuses_is_one_line() -> None:
     with pytest.raises(ArtifactError, match="is no ONNX file that ONNX Runtime can open"):
         runtime.load_graph(b"garbage", "g.onnx")
+
+
+def test_outputs_of_another_shape_are_as_far_as_can_be() -> None:
+    one, other = np.zeros((1, 3, 4, 5), np.float32), np.zeros((1, 3, 8, 5), np.float32)
+    assert parity.relative([[one]], [[other]]) == float("inf")
