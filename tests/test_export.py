@@ -605,7 +605,7 @@ def test_pixels_need_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 class Awkward(torch.nn.Module):
-    """What converters get wrong or make slow: groups, corners aligned, a gate that saturates, a shuffle, a group norm, a transposed one."""
+    """What converters get wrong or make slow: groups, aligned corners, gates, shuffles, group norms, transposed convolutions."""
 
     def __init__(self) -> None:
         super().__init__()

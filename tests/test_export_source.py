@@ -20,8 +20,8 @@ from compress.image_format import PRESETS
 from compress.networks.load import LoadedNetwork
 from compress.spec import ModelSpec
 from export import onnx as graphs
-from export.foreign import opset
 from export import parity, runtime
+from export.foreign import opset
 from export.samples import InputSpec, gather, require_pictures
 from export.source import Source, from_network, from_onnx, graph_run
 from export.variants import parse
