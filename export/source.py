@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import ArtifactError, ConversionError, NetworkError, UsageError
-from compress.image_format import ImageFormat
+from compress.image_format import PRESETS, ImageFormat
 from export import onnx as graphs
 from export import parity, runtime
 from export.artifact import Port
@@ -113,7 +113,7 @@ def from_network(path: Path, loaded: LoadedNetwork, sizes: Sequence[Size] = (), 
 
 
 def from_onnx(path: Path, sizes: Sequence[Size] = (), image_format: ImageFormat | None = None) -> Source:
-    """A source of an `.onnx` file; `image_format` for every input and output that has three channels.
+    """A source of an `.onnx` file; `image_format` for every input and output that has three channels, `0..255` for uint8 ones.
 
     Raises ArtifactError, ConversionError, ParityError; UsageError for a size that a fixed file does not have.
     """
@@ -122,6 +122,8 @@ def from_onnx(path: Path, sizes: Sequence[Size] = (), image_format: ImageFormat 
     ports, outputs = graphs.inputs_of(graph), graphs.outputs_in(graph)
     refusals.check_inputs(path.name, graph.graph, ports)
     found = tuple(sizes) or (_fixed_size(ports) or DEFAULT_SIZE,)
+    if image_format is None and reading.takes_pixels(forms):
+        image_format = PRESETS["0..255"]
     names, formats = [port.name for port in ports], (image_format,) * len(ports)
     inputs = tuple(_specs(names, [_fixed(path, port, size) for port in ports], formats) for size in found)
     refusals.check_operators(path.name, graphs.specialised(graph, {spec.name: spec.shape for spec in inputs[0]}))

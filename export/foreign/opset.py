@@ -14,6 +14,7 @@ from compress.errors import ConversionError
 from export.foreign import legacy
 
 OPSET = 18  # the oldest that the rewrites read
+NEWEST = 23  # the newest that ONNX Runtime has
 _NO_ADAPTER = re.compile(r"No Adapter (?:From|To) Version \$?\d+ for (\w+)")
 _MOST_TRIES = 40
 _REFUSALS = (
@@ -27,21 +28,22 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def raised(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The same graph in opset 18 or later. Raises ConversionError, naming the file `name`, when it cannot be said."""
+    """The same graph in opset 18 to 23. Raises ConversionError, naming the file `name`, when it cannot be said."""
     opset = opset_of(model)
+    wanted = min(max(opset, OPSET), NEWEST)
     also: frozenset[str] = frozenset()
     for _ in range(_MOST_TRIES):
         draft = ir.from_proto(model)
         legacy.park(draft, opset, also)
         parked = ir.to_proto(draft)
         try:
-            lifted = onnx.version_converter.convert_version(parked, OPSET) if opset < OPSET else parked
+            lifted = onnx.version_converter.convert_version(parked, wanted) if opset != wanted else parked
             break
         except _REFUSALS as error:
             unknown = _NO_ADAPTER.search(str(error))
             if unknown is None or unknown[1] in also:
                 said = next(iter(str(error).strip().splitlines()), "")[:200]
-                raise ConversionError(f"{name} has opset {opset}, which cannot be raised to {OPSET}: {said}") from error
+                raise ConversionError(f"{name} has opset {opset}, which cannot be said in {wanted}: {said}") from error
             also = also | {unknown[1]}  # nobody said what changed: kept as it is, and judged by what it computes
     draft = ir.from_proto(lifted)
     legacy.unpark(draft)

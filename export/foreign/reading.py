@@ -2,12 +2,12 @@
 
 The judge is ONNX Runtime with the file as it was given: after every step, the graph is run on the same picture. Where ONNX
 Runtime does not run the file itself (operators from before opset 7), the first form that it runs is the judge, and that is said
-aloud. A file in half precision is judged once, with room for its own rounding; from there on its float32 form is the judge.
+aloud. A file in half precision, or of whole numbers, is judged once, with room for its own rounding; then its float form is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+from onnx_ir.passes.common import IdentityEliminationPass, RemoveInitializersFromInputsPass
 
 from compress.errors import ArtifactError, ConversionError, ParityError
 from export import parity, runtime
@@ -25,7 +25,7 @@ from export.foreign import file, layout, numbers, opset
 from export.parity import Run, Sample
 from export.places import place
 
-_IR_VERSION = 8  # below, every weight has to be among the inputs
+_IR_VERSIONS = (8, 11)  # below, every weight has to be among the inputs; above, ONNX Runtime refuses the file
 _EXACT, _ROUNDED, _HALF = 1e-6, 1e-4, 5e-2  # how far a step may move the output, as a share of its range
 
 
@@ -93,7 +93,7 @@ def read(path: Path) -> tuple[Form, ...]:
     way.step("float32", numbers.widen, _HALF if _is_half(given) else _ROUNDED)
     way.step("pixels", numbers.unround)
     _turn(way)
-    way.step("names", _named)
+    way.step("tidy", _named)
     lost = numbers.holds_nan(ir.from_proto(way.forms[-1].model))
     if lost is not None:
         graph = way.forms[-1].model.graph
@@ -107,7 +107,7 @@ def judge(path: Path, forms: Sequence[Form], sample: Sample) -> Judged:
 
     Raises ArtifactError for a file that ONNX Runtime runs in no form, ParityError for a step that moved the output.
     """
-    whole = {name: np.rint(array * 255) for name, array in sample.items()} if _is_whole(forms[0].model) else sample
+    whole = {name: _pixels(array) for name, array in sample.items()} if takes_pixels(forms) else sample
     base: tuple[Form, Run, parity.Outputs] | None = None
     notes: list[str] = []
     refused: ArtifactError | None = None
@@ -121,29 +121,33 @@ def judge(path: Path, forms: Sequence[Form], sample: Sample) -> Judged:
             if form is forms[-1]:
                 raise refused from error
             continue
+        empty = next((port.name for port, array in zip(runner.outputs, found, strict=True) if not array.size), None)
+        if empty is not None:
+            raise ConversionError(f"{path.name}: its output {empty} is empty on an ordinary picture")
         if base is None and refused is not None:
-            notes.append(f"ONNX Runtime does not run {path.name} as it is: it was judged from its form in opset {opset.OPSET} on")
+            since = f"it was judged from its form in opset {_opset(form)} on"
+            notes.append(f"ONNX Runtime does not run {path.name} as it is: {since}")
         if base is not None:
             moved = parity.relative([base[2]], [_as_judged(found, base[0])])
             if not moved <= form.tolerance and not _both_lost(base[2], found):
                 what = f"{path.name}: the step {form.step!r} of reading it moved the output"
                 raise ParityError(f"{what} by {moved:.1e} of its range (limit {form.tolerance:.0e})")
-        if base is None or form.tolerance > parity.TOLERANCE:
+        if base is None or form.tolerance > parity.TOLERANCE or form.step == "pixels":
             base = (form, run, found)
     assert base is not None
     return Judged(base[1], tuple(notes))
 
 
-def steps_of(forms: Sequence[Form]) -> Mapping[str, int]:
-    """Name of each step that changed the file -> in how many places (for `opset`: the file's own)."""
-    return {form.step: form.places for form in forms[1:] if form.step != "names"}
+def takes_pixels(forms: Sequence[Form]) -> bool:
+    """True when the file as given takes whole pixels, so that its format is known."""
+    return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in forms[0].model.graph.input)
 
 
 def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Weights not among the inputs, functions of its own put in, opset 18 or later; types and shapes found again."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    copy.ir_version = max(copy.ir_version, _IR_VERSION)
+    copy.ir_version = min(max(copy.ir_version, _IR_VERSIONS[0]), _IR_VERSIONS[1])
     try:
         if copy.functions:
             copy = onnx.inliner.inline_local_functions(copy)
@@ -174,7 +178,8 @@ def _turn(way: _Way) -> None:
 
 
 def _named(model: ir.Model) -> int:
-    """A node without a name gets that of what it makes, so that it can be talked about."""
+    """A node without a name gets that of what it makes, so that it can be talked about; those that do nothing any more go."""
+    IdentityEliminationPass()(model)
     nameless = [node for node in model.graph if not node.name]
     for node in nameless:
         node.name = next((value.name for value in node.outputs if value.name), node.op_type)
@@ -194,8 +199,14 @@ def _is_half(model: onnx.ModelProto) -> bool:
     return any(kind in half for kind in (*types, *casts))
 
 
-def _is_whole(model: onnx.ModelProto) -> bool:
-    return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in model.graph.input)
+def _pixels(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Whole numbers from 0 to 255, whatever the range was."""
+    span = float(array.max() - array.min())
+    return np.rint((array - array.min()) * np.float32(255 / span if span else 0))
+
+
+def _opset(form: Form) -> int:
+    return opset.opset_of(form.model)
 
 
 def _as_judged(found: parity.Outputs, judge: Form) -> parity.Outputs:
