@@ -1,6 +1,7 @@
 """Convolutions and pools that leave their padding to a rule (`SAME_UPPER`, a transposed one's `output_shape`) -> pads in numbers.
 
-Why: the converter guesses other pads for the transposed ones, and the rewrite to sub-pixel convolutions reads numbers.
+Why: the converter guesses other pads for the transposed ones, and the rewrite to sub-pixel convolutions reads numbers. It also
+wants the size of a transposed convolution's kernel, which the standard lets out where the weight has it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _RULES = frozenset({"SAME_UPPER", "SAME_LOWER", "VALID"})
 
 def rewrite(graph: ir.Graph) -> int:
     """Write the pads of every such node of known shape; return how many."""
-    return sum(_numbered(node) for node in graph if node.op_type in _PADDED and _has_rule(node))
+    return sum(_is_sized(node) | (_has_rule(node) and _is_numbered(node)) for node in graph if node.op_type in _PADDED)
 
 
 def _has_rule(node: ir.Node) -> bool:
@@ -26,10 +27,18 @@ def _rule(node: ir.Node) -> str:
     return node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
 
 
-def _numbered(node: ir.Node) -> int:
+def _is_sized(node: ir.Node) -> bool:
+    kernel = _kernel(node)
+    if node.op_type != "ConvTranspose" or kernel is None or "kernel_shape" in node.attributes:
+        return False
+    node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", kernel)
+    return True
+
+
+def _is_numbered(node: ir.Node) -> bool:
     shape, kernel = static_shape(node.inputs[0]), _kernel(node)
     if shape is None or kernel is None or len(shape) != 4:
-        return 0
+        return False
     strides, dilations = integers(node, "strides", (1, 1)), integers(node, "dilations", (1, 1))
     reach = [(length - 1) * step + 1 for length, step in zip(kernel, dilations, strict=True)]
     if node.op_type == "ConvTranspose":
@@ -39,16 +48,16 @@ def _numbered(node: ir.Node) -> int:
         total = max(0, (-(-length // stride) - 1) * stride + far - length) if _rule(node) != "VALID" else 0
         both.append(_shared(total, _rule(node) != "SAME_LOWER"))
     _write(node, both)
-    return 1
+    return True
 
 
-def _transposed(node: ir.Node, sides: tuple[int, ...], strides: tuple[int, ...], reach: list[int]) -> int:
+def _transposed(node: ir.Node, sides: tuple[int, ...], strides: tuple[int, ...], reach: list[int]) -> bool:
     """What the picture would be too long by is cut off as padding; what it lacks is added at its end."""
     wanted = integers(node, "output_shape", tuple(length * stride for length, stride in zip(sides, strides, strict=True)))[-2:]
     added = list(integers(node, "output_padding", (0, 0)))
     if _rule(node) == "VALID" and "output_shape" not in node.attributes:
         _write(node, [(0, 0), (0, 0)])
-        return 1
+        return True
     both = []
     for axis, (length, stride, far, target) in enumerate(zip(sides, strides, reach, wanted, strict=True)):
         total = stride * (length - 1) + added[axis] + far - target
@@ -56,12 +65,12 @@ def _transposed(node: ir.Node, sides: tuple[int, ...], strides: tuple[int, ...],
             added[axis], total = added[axis] - total, 0
         both.append(_shared(total, _rule(node) == "SAME_UPPER"))
     if any(extra >= stride for extra, stride in zip(added, strides, strict=True)):
-        return 0  # more than one stride: no standard form
+        return False  # more than one stride: no standard form
     _write(node, both)
     node.attributes.pop("output_shape", None)
     if any(added):
         node.attributes["output_padding"] = ir.AttrInt64s("output_padding", added)
-    return 1
+    return True
 
 
 def _kernel(node: ir.Node) -> tuple[int, ...] | None:
