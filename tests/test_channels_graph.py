@@ -124,6 +124,15 @@ def test_cost_by_hand() -> None:
     assert measure(up, [torch.rand(1, 3, 12, 16)]).macs == 3 * 5 * 16 * 192 + 5 * 24 * 32 * 2
 
 
+def test_what_counts_channels_multiplies_nothing() -> None:
+    """Norms, reductions and pools of channels have no multiply-adds, as those over space."""
+
+    def between(x: Tensor) -> Tensor:
+        return F.group_norm(x, 1) * x.mean(1, keepdim=True) + F.local_response_norm(x, 3) + x.sort(1)[0]
+
+    assert measure(Two(between), [torch.rand(1, 3, 12, 16)]).uncounted == ()
+
+
 def test_matrix_products_count_and_others_are_named() -> None:
     class Attention(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

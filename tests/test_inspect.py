@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from compress.channels.accepted import Accepted, accepted
 from compress.channels.inspect import Inspection, inspect
 from compress.channels.plot import chosen
+from compress.channels.report import staying
 from compress.checkpoint import write
 from compress.cli import main
 from compress.errors import NetworkError, TraceError
@@ -243,10 +244,19 @@ class Halves(nn.Module):
         return torch.cat((x, F.interpolate(F.max_pool2d(x, 4), scale_factor=4)), 1)
 
 
+class Pyramid(nn.Module):
+    """Half the size, rounded up, which must be even: sides of 3, 4, 7, 8, 11, 12 ... Tells of a name."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = F.avg_pool2d(x, 2, ceil_mode=True)
+        return {"out": x + F.interpolate(F.max_pool2d(x, 2), scale_factor=2)}
+
+
 @pytest.mark.parametrize(
     ("network", "size", "expected"),
     [
         (Halves(), (24, 32), Accepted(4, 0, 4, 1.0, 4)),
+        (Pyramid(), (8, 12), Accepted(4, 0, 4, 0.5, 4)),
         (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3)), (8, 8), Accepted(None, None, None, None, None)),
         (nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PixelShuffle(2)), (9, 8), Accepted(1, 0, 1, 2.0, 1)),
         (nn.Conv2d(3, 8, 3, stride=2, padding=1), (9, 8), Accepted(1, 0, 1, 0.5, 2)),
@@ -478,3 +488,16 @@ def test_a_network_that_cannot_be_traced_says_so() -> None:
 
     with pytest.raises(TraceError):
         inspect(Decides(), [torch.rand(1, 3, 4, 5)])
+
+
+@pytest.mark.parametrize(
+    ("reason", "held", "said"),
+    [
+        (None, 0, ""),
+        (None, 1, "1 carries a constant, or keeps groups equal"),
+        (None, 2, "2 carry a constant, or keep groups equal"),
+        ("an output of the network", 2, "an output of the network"),
+    ],
+)
+def test_why_channels_stay_in_words(reason: str | None, held: int, said: str) -> None:
+    assert staying(reason, held) == said

@@ -261,6 +261,10 @@ def test_command_says_what_moved(net: Path, folder: Path, tmp_path: Path) -> Non
     assert "observed on 3 photos, threshold 5%: no proof; the largest activation there was 0." in done.stdout
     assert "on these photos the output moved by" in done.stdout
     assert "with what was observed set to constants, the output moves by at most" in done.stdout
+    again = run(tmp_path / "small", *NAMED, "-o", tmp_path / "smaller", "--observed", folder)
+    assert "no channel beyond what is proved was silent on 3 photos, threshold 0, and could go" in again.stdout
+    assert "0 channels" not in again.stdout
+    assert "set to constants" not in again.stdout
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from compress.channels.export import RUN_ERRORS, quiet
 
@@ -60,11 +61,11 @@ def accepted(module: nn.Module, shapes: Sequence[Shape]) -> Accepted | None:
         found = square(side)
         if found is not None:
             results[side] = found
-        if len(results) > 1 and (len(usual) != 4 or _to_scale(results)):
+        if _settled(results, side) and (len(usual) != 4 or _settled(_to_scale(results), side)):
             break
     scaled = _to_scale(results)
-    scale, at = (float(scaled[min(scaled)]), _apart(scaled)) if scaled else (None, None)
-    step = _apart(results)
+    scale, at = (float(scaled[min(scaled)]), _apart(scaled, side)) if scaled else (None, None)
+    step = _apart(results, side)
     if step is None:
         return Accepted(None, None, None, scale, at)
     offset = min(results) % step
@@ -84,9 +85,17 @@ def _to_scale(results: Mapping[int, Shape]) -> dict[int, Fraction]:
     return {side: scale for side, scale in found.items() if scale == twice[0]} if twice else {}
 
 
-def _apart(sides: Mapping[int, object]) -> int | None:
-    first, second, *_ = [*sorted(sides), 0, 0]
-    return second - first if second else None
+def _apart(sides: Mapping[int, object], last: int) -> int | None:
+    """The smallest step at which all are taken, from the first one to the `last` that was tried."""
+    first, *others = [*sorted(sides), 0]
+    steps = (side - first for side in others if side > first)
+    return next((step for step in steps if all(side in sides for side in range(first, last + 1, step))), None)
+
+
+def _settled(sides: Mapping[int, object], last: int) -> bool:
+    """Two sides alone tell no step: the next one was tried as well."""
+    step = _apart(sides, last)
+    return step is not None and last >= min(sides) + 2 * step
 
 
 def _meta(module: nn.Module, shapes: Sequence[Shape]) -> Shape | None:
@@ -115,6 +124,4 @@ def _dtype(module: nn.Module) -> torch.dtype:
 
 
 def _first(found: object) -> Shape | None:
-    while isinstance(found, list | tuple) and found:
-        found = found[0]
-    return tuple(found.shape) if isinstance(found, Tensor) else None
+    return next((tuple(leaf.shape) for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)), None)

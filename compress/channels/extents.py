@@ -27,17 +27,21 @@ def pixels_at(module: nn.Module, graph: ChannelGraph, examples: Sequence[Tensor]
     norms that the trace at `size` does not have. A network that takes only multiples is traced at the next one. Raises TraceError
     where it can be traced neither at `size` nor a little above.
     """
-    wanted = [step for step in graph.steps if step.op in NORMS and len(step.call.shape) > 2]
-    if not wanted:
+    here = pixels_of(graph)
+    if not here:
         return {}
     there = _traced(module, examples, size)
     if [(step.name, step.op, step.inputs) for step in there.steps] != [(s.name, s.op, s.inputs) for s in graph.steps]:
         raise TraceError(
             f"the network does other things at {'x'.join(map(str, size))} than on its example", "leave the largest size out"
         )
-    found = {step.name: prod(step.call.shape[2:]) for step in there.steps}
     base = spatial([tuple(example.shape) for example in examples])
-    return {s.name: found[s.name] for s in wanted if _grows(prod(s.call.shape[2:]), found[s.name], base, size)}
+    return {name: pixels for name, pixels in pixels_of(there).items() if _grows(here[name], pixels, base, size)}
+
+
+def pixels_of(graph: ChannelGraph) -> dict[str, int]:
+    """Tensor that a norm over space makes -> pixels of its picture, at the traced size."""
+    return {s.name: prod(s.call.shape[2:]) for s in graph.steps if s.op in NORMS and len(s.call.shape) > 2}
 
 
 def _traced(module: nn.Module, examples: Sequence[Tensor], size: Size) -> ChannelGraph:

@@ -39,8 +39,8 @@ class Space:
     """A channel space, and what its channels do. Channels are numbers, 0 <= channel < width.
 
     `writers`, `readers`: layers. `zero`, `constant`, `unread`: idle channels, proved for every input in its range at every size.
-    `up_to`: idle too, proved up to so many pixels of the input. `goes`: how many a strip would take. `reason`: why the space
-    stays whole, or None. `seen`: what inputs showed, or None.
+    `up_to`: idle too, proved up to so many pixels of the input. `goes`, `why`: how many a strip would take, and why in words.
+    `reason`: why the space stays whole, or None. `seen`: what inputs showed, or None.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Space:
     unread: tuple[int, ...]
     up_to: tuple[UpTo, ...]
     goes: int
+    why: str
     seen: Seen | None
 
     @property
@@ -106,7 +107,7 @@ class Inspection:
             "after_as_observed": asdict(self.seen_after) if self.seen_after else None,
             "layers": [layer.to_json() for layer in self.layers],
             "spaces": [space.to_json() for space in self.spaces],
-            "removed": [{"space": s.name, "channels": s.goes, "why": why(s)} for s in self.spaces if s.goes],
+            "removed": [{"space": s.name, "channels": s.goes, "why": s.why} for s in self.spaces if s.goes],
             "receptive_field": [field.to_json() if field else None for field in self.fields],
             "sizes": self.accepted.to_json() if self.accepted else None,
             "remarks": [remark.to_json() for remark in self.remarks],
@@ -114,12 +115,6 @@ class Inspection:
             "not_understood": list(self.not_understood),
             "uncounted": list(self.uncounted),
         }
-
-
-def why(space: Space) -> str:
-    """The proved idle channels in words: `3 zero, 1 constant`."""
-    counts = ((space.zero, "zero"), (space.constant, "constant"), (space.unread, "unread"))
-    return ", ".join(f"{len(channels)} {what}" for channels, what in counts if channels)
 
 
 def inspect(
@@ -187,6 +182,7 @@ def _space(space: ChannelSpace, told: SpaceReport, kinds: Array, seen: Seen | No
         unread=channels["unread"],
         up_to=told.proved_up_to,
         goes=told.before - told.after,
+        why=told.why,
         seen=seen,
     )
 

@@ -235,6 +235,13 @@ def name_of(graph: ChannelGraph, number: int) -> str:
     return next(tensor for (tensor, _), units in graph.axes.items() if (graph.space_of[units[units >= 0]] == number).any())
 
 
+def staying(reason: str | None, held: int) -> str:
+    """Why channels that are idle stay: the `reason` why all do, or what the `held` ones are for; empty where none is."""
+    if reason or held <= 0:
+        return reason or ""
+    return "1 carries a constant, or keeps groups equal" if held == 1 else f"{held} carry a constant, or keep groups equal"
+
+
 def _words(*counts: tuple[int, str]) -> str:
     return ", ".join(f"{count} {what}" for count, what in counts if count)
 

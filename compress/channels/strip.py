@@ -20,7 +20,7 @@ from compress.channels.cut import Cut, absorbed, cut, merging
 from compress.channels.decide import Removal, decide, grounds
 from compress.channels.evidence import Threshold, silent
 from compress.channels.export import copied
-from compress.channels.extents import NORMS, fits, pixels_at, spatial
+from compress.channels.extents import fits, pixels_at, pixels_of, spatial
 from compress.channels.facts import Facts, Known, Label
 from compress.channels.fold import folded
 from compress.channels.graph import ChannelGraph, trace
@@ -289,7 +289,7 @@ class _Work:
         base = prod(spatial([tuple(example.shape) for example in self._examples]))
         facts, known = self.facts, prod(self._options.max_size or ())
         if self._options.max_size is None:
-            pixels = {s.name: prod(s.call.shape[2:]) for s in self.graph.steps if s.op in NORMS}
+            pixels = pixels_of(self.graph)
             if not pixels:
                 return np.full(len(attempt.labels), np.nan)
             facts, known = facts_of.find(self.graph, self.tensors, replace(self._known, pixels=pixels)), base

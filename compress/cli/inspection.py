@@ -126,6 +126,8 @@ def _layer(layer: Layer) -> list[str]:
 
 
 def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: bool) -> None:
+    from compress.channels.report import staying
+
     rows = (
         list(spaces) if everything or len(spaces) <= MOST_SPACES else [space for space in spaces if _tells(space)][:MOST_SPACES]
     )
@@ -140,7 +142,7 @@ def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: 
         columns[f"dead on {inputs} photos"] = [_count(space.seen.dead if space.seen else None) for space in rows]
         columns["constant"] = [_count(space.seen.still & ~space.seen.dead if space.seen else None) for space in rows]
         columns["largest"] = [f"{space.seen.largest.max():.3g}" if space.seen else "" for space in rows]
-    columns["why they stay"] = [_stays(space) for space in rows]
+    columns["why they stay"] = [staying(space.reason, space.idle - space.goes) for space in rows]
     filled = {name: column for name, column in columns.items() if any(column)}
     talk.show("")
     talk.table(list(filled), list(zip(*filled.values(), strict=True)), left=["why they stay"])
@@ -148,11 +150,6 @@ def _spaces(talk: Talk, found: Inspection, spaces: Sequence[Space], everything: 
         rest = [space for space in spaces if space not in rows]
         idle = sum(_tells(space) for space in rest)
         talk.show(f"and {len(rest)} more spaces, {idle or 'none'} of them with idle channels (--all shows them)")
-
-
-def _stays(space: Space) -> str:
-    held = space.idle - space.goes
-    return space.reason or (f"{held} carry a constant, or keep groups equal" if held > 0 else "")
 
 
 def _count(channels: Array | None) -> str:

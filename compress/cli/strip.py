@@ -113,14 +113,16 @@ def _stripped(
 
 
 def _show(talk: Talk, report: Report, output: Path) -> None:
-    rows = [(s.name, s.before, s.after, s.why, s.known, _stays(s.held, s.reason)) for s in report.spaces]
+    from compress.channels.report import staying
+
+    rows = [(s.name, s.before, s.after, s.why, s.known, staying(s.reason, s.held)) for s in report.spaces]
     talk.table(("channels of", "before", "after", "went", "known", "why others stay"), rows)
     for name, unit in (("parameters", "parameters"), ("macs", "MACs"), ("bytes", "bytes")):
         talk.show(f"{unit}: {getattr(report.before, name):,} -> {getattr(report.after, name):,}")
     worst = max(report.checks, key=lambda check: check.gap / check.limit)
     sizes = ", ".join(dict.fromkeys("x".join(map(str, check.size)) for check in report.checks))
     if report.removed:
-        given = "the output" if report.evidence is None else "with what was observed set to constants, the output"
+        given = "with what was observed set to constants, the output" if any(s.observed for s in report.spaces) else "the output"
         talk.show(f"proved at {sizes}: {given} moves by at most {worst.gap:.1e} of its range ({worst.dtype})")
     else:
         talk.show(f"no channel is dead or constant: nothing removed (compared at {sizes} all the same)")
@@ -149,20 +151,17 @@ def _show_grounds(talk: Talk, report: Report) -> None:
     if report.evidence is None:
         return
     seen = [channel for space in report.spaces for channel in space.observed]
-    largest = max((channel.largest or 0.0 for channel in seen), default=0.0)
-    talk.show(
-        f"{_channels(len(seen))} observed on {report.evidence.photos} photos, threshold {report.evidence.threshold}:"
-        f" no proof; the largest activation there was {largest:.2g}"
-    )
+    photos = f"{report.evidence.photos} photos, threshold {report.evidence.threshold}"
+    if seen:
+        largest = max(channel.largest or 0.0 for channel in seen)
+        talk.show(f"{_channels(len(seen))} observed on {photos}: no proof; the largest activation there was {largest:.2g}")
+    else:
+        talk.show(f"no channel beyond what is proved was silent on {photos}, and could go")
     if moved := report.moved:
         psnr = "no difference" if moved.psnr_db is None else f"{moved.psnr_db:.1f} dB"
         talk.show(
             f"on these photos the output moved by {moved.max:.2g} {moved.unit} at most, {moved.mean:.2g} on average ({psnr})"
         )
-
-
-def _stays(held: int, reason: str | None) -> str:
-    return reason or (f"{held} carry a constant, or keep groups equal" if held else "")
 
 
 def _channels(count: int) -> str:

@@ -37,11 +37,11 @@ def embedding(walk: Walk, node: Node, arguments: Arguments) -> None:
     """Rows of a table, chosen by number: its columns are channels."""
     table = arguments["weight"]
     if table.name not in walk.data:
-        walk.opaque(node, "an embedding that the network computes")
+        walk.opaque(node, "an embedding that the network computes", 0)
         return
     walk.lay(table, 1)
     labels = walk.look(table)
     if labels.shape[0] > 1:
-        walk.opaque(node, "an embedding whose rows are channels elsewhere")
+        walk.opaque(node, "an embedding whose rows are channels elsewhere", 0)
         return
     walk.move(node, [table], np.arange(labels.size).reshape(1, *(1,) * (len(shape_of(node)) - 1), -1))

@@ -40,12 +40,8 @@ class Window:
 @handles("conv1d", "conv2d", "conv3d")
 def convolution(walk: Walk, node: Node, arguments: Arguments) -> None:
     source, weight = arguments["input"], arguments["weight"]
-    if weight.name not in walk.data:
-        walk.opaque(node, "its convolution computes its own weights")
-        return
-    kernel = shape_of(weight)[2:]
-    if not walk.over_space(source, len(kernel)):
-        walk.opaque(node, "a convolution along channels")
+    kernel = _kernel(walk, node, arguments)
+    if kernel is None:
         return
     stride, dilation = (_spread(arguments[name], len(kernel)) for name in ("stride", "dilation"))
     before, after = _padding(arguments["padding"], kernel, dilation)
@@ -63,12 +59,8 @@ def convolution(walk: Walk, node: Node, arguments: Arguments) -> None:
 def transposed(walk: Walk, node: Node, arguments: Arguments) -> None:
     """A constant does not pass through: pixels near the border, and between strides, meet fewer taps."""
     source, weight = arguments["input"], arguments["weight"]
-    if weight.name not in walk.data:
-        walk.opaque(node, "its convolution computes its own weights")
-        return
-    kernel = shape_of(weight)[2:]
-    if not walk.over_space(source, len(kernel)):
-        walk.opaque(node, "a convolution along channels")
+    kernel = _kernel(walk, node, arguments)
+    if kernel is None:
         return
     pointwise = all(n == 1 for n in (*kernel, *_spread(arguments["stride"], 1))) and not any(_spread(arguments["padding"], 1))
     pointwise = pointwise and not any(_spread(arguments["output_padding"], 1))
@@ -76,6 +68,19 @@ def transposed(walk: Walk, node: Node, arguments: Arguments) -> None:
     positions = int(np.prod(shape_of(source)[-len(kernel) :])) * _batch(source, len(kernel))
     channels = len(shape_of(node)) - len(kernel) - 1
     mix(walk, node, Product(source, weight, arguments["bias"], int(arguments["groups"]), True, inside, positions, channels))
+
+
+def _kernel(walk: Walk, node: Node, arguments: Arguments) -> tuple[int, ...] | None:
+    """How many taps along each axis of space; None, and opaque, when the weight is computed or the taps lie along channels."""
+    weight = arguments["weight"]
+    if weight.name not in walk.data:
+        walk.opaque(node, "its convolution computes its own weights")
+        return None
+    kernel = shape_of(weight)[2:]
+    if not walk.over_space(arguments["input"], len(kernel)):
+        walk.opaque(node, "a convolution along channels")
+        return None
+    return kernel
 
 
 @handles("linear")

@@ -43,7 +43,7 @@ def view(walk: Walk, node: Node, arguments: Arguments) -> None:
     before, after = shape_of(source), shape_of(node)
     found = reshaped(places(walk, source), before, after)
     if found is None:
-        walk.opaque(node, f"{op_of(node)} lays channels and space over the same axes")
+        walk.opaque(node, f"{op_of(node)} lays channels and space over the same axes", 0)
         return
     index, split = found
     walk.move(node, [source], index)
@@ -64,7 +64,7 @@ def shuffle(walk: Walk, node: Node, arguments: Arguments) -> None:
     source = source_of(arguments)
     labels = walk.look(source)
     if labels.size != labels.shape[1]:
-        walk.opaque(node, f"{op_of(node)} of what lies along other axes")
+        walk.opaque(node, f"{op_of(node)} of what lies along other axes", 0)
         return
     index = places(walk, source)
     walk.move(node, [source], (_run_on(index, node, arguments) if labels.size > 1 else index)[None])
@@ -97,7 +97,7 @@ def by_number(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.labels.pin(walk.look(source), f"{op_of(node)} picks channels by number")
         walk.move(node, [source], np.take(index, order, axes[0])[None])
     else:
-        walk.opaque(node, f"{op_of(node)} picks channels by number")
+        walk.opaque(node, f"{op_of(node)} picks channels by number", 0)
 
 
 def _worked(node: Node, arguments: Arguments) -> list[int] | None:
@@ -148,7 +148,7 @@ def pixel_shuffle(walk: Walk, node: Node, arguments: Arguments) -> None:
     """r * r channels side by side become one."""
     source, factor = source_of(arguments), int(arguments["upscale_factor"]) ** 2
     if not walk.over_space(source, 2):
-        walk.opaque(node, "pixel_shuffle along channels")
+        walk.opaque(node, "pixel_shuffle along channels", 0)
         return
     index, axis = places(walk, source), len(shape_of(source)) - 3
     if index.shape[axis] == 1:
@@ -163,7 +163,7 @@ def pixel_unshuffle(walk: Walk, node: Node, arguments: Arguments) -> None:
     """One channel becomes r * r, side by side."""
     source, factor = source_of(arguments), int(arguments["downscale_factor"]) ** 2
     if not walk.over_space(source, 2):
-        walk.opaque(node, "pixel_unshuffle along channels")
+        walk.opaque(node, "pixel_unshuffle along channels", 0)
         return
     index, axis = places(walk, source), len(shape_of(node)) - 3
     walk.move(node, [source], (np.repeat(index, factor, axis) if index.shape[axis] > 1 else index)[None])

@@ -28,7 +28,7 @@ def norm(walk: Walk, node: Node, arguments: Arguments) -> None:
     own = bool(arguments.get("training", arguments.get("use_input_stats")))
     rank = len(shape_of(source))
     if not walk.over_space(source, rank - 2):
-        walk.opaque(node, f"{op_of(node)} over channels")
+        walk.opaque(node, f"{op_of(node)} over channels", 0)
         return
     names = _bound(walk, node, arguments, PARAMETERS)
     if names is None:
@@ -58,7 +58,7 @@ def _bound(walk: Walk, node: Node, arguments: Arguments, roles: dict[str, str], 
         if parameter is None:
             continue
         if parameter.name not in walk.data:
-            walk.opaque(node, "a norm with computed parameters")
+            walk.opaque(node, "a norm with computed parameters", 0)
             return None
         names[role] = walk.data[parameter.name]
         walk.role(parameter, 0, role)
@@ -73,11 +73,11 @@ def group_norm(walk: Walk, node: Node, arguments: Arguments) -> None:
     source = source_of(arguments)
     rank, groups = len(shape_of(source)), int(arguments["num_groups"])
     if not walk.over_space(source, rank - 2):
-        walk.opaque(node, "group_norm counts its channels")
+        walk.opaque(node, "group_norm counts its channels", 0)
         return
     labels = walk.look(source)
     if labels.size != labels.shape[1] or labels.size == 1:
-        walk.opaque(node, "group_norm counts its channels")
+        walk.opaque(node, "group_norm counts its channels", 0)
         return
     if groups == 1:
         walk.labels.pin(labels, "group_norm counts its channels")
@@ -123,7 +123,7 @@ def layer_norm(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.labels.pin(labels, f"{op_of(node)} mixes its channels")
         _norm_groups(walk, node, arguments, 1, labels.ndim - 1)
         return
-    walk.opaque(node, f"{op_of(node)} mixes its channels")
+    walk.opaque(node, f"{op_of(node)} mixes its channels", 0)
 
 
 @handles("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax")
@@ -138,7 +138,7 @@ def softmax(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.channelwise(node, [source], labels, lambda values, _: np.full(values[0].shape, flat))
         return
     if prod(labels.shape) == labels.shape[axis]:
-        walk.opaque(node, f"{op_of(node).strip('_')} mixes channels")
+        walk.opaque(node, f"{op_of(node).strip('_')} mixes channels", 0)
         return
     first = np.take(labels, [0], axis)
     walk.labels.tie(np.broadcast_to(first, labels.shape), labels, walk.why(source))

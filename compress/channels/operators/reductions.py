@@ -40,7 +40,7 @@ def reduction(walk: Walk, node: Node, arguments: Arguments) -> None:
     over = tuple(axis for axis in axes if labels.shape[axis] > 1)
     into = _values_of(walk, node)
     if over and (np.prod([labels.shape[axis] for axis in over]) == labels.size or op not in OVER_BRANCHES or into != node.name):
-        walk.opaque(node, f"{op} over channels counts them")
+        walk.opaque(node, f"{op} over channels counts them", 0)
         return
     if over:
         _over_branches(walk, node, source, axes, over)
@@ -54,7 +54,7 @@ def both(walk: Walk, node: Node, arguments: Arguments) -> None:
     source = source_of(arguments)
     labels, axes = walk.look(source), _axes(node, arguments)
     if any(labels.shape[axis] > 1 for axis in axes):
-        walk.opaque(node, f"{op_of(node)} over channels counts them")
+        walk.opaque(node, f"{op_of(node)} over channels counts them", 0)
         return
     for user in (user for user in node.users if op_of(user) == "getitem"):
         kind = ZERO if user.args[1] == 0 else STAYS
@@ -113,5 +113,5 @@ def _values_of(walk: Walk, node: Node) -> str | None:
     users = [user for user in node.users if op_of(user) == "getitem"]
     for user in users:
         if user.args[1] != 0:
-            walk.opaque(user, f"{op_of(node)} says where its value was")
+            walk.opaque(user, f"{op_of(node)} says where its value was", 0)
     return next((user.name for user in users if user.args[1] == 0), None)

@@ -107,7 +107,7 @@ def pad(walk: Walk, node: Node, arguments: Arguments) -> None:
         kept = [around[axis] if axis in along else (0, 0) for axis in range(rank)]
         mixed = any(any(around[axis]) for axis in range(rank) if axis not in along)
         if not constant or min(amounts) < 0 or mixed:
-            walk.opaque(node, "a pad that counts channels")
+            walk.opaque(node, "a pad that counts channels", 0)
         else:
             _pad_along(walk, node, source, kept, value)
         return
@@ -160,7 +160,7 @@ def windows(walk: Walk, node: Node, arguments: Arguments) -> None:
     source = _source(arguments)
     labels = walk.look(source)
     if labels.shape[arguments["dimension"]] > 1:
-        walk.opaque(node, "unfold along channels")
+        walk.opaque(node, "unfold along channels", 0)
     else:
         walk.move(node, [source], np.arange(labels.size).reshape(*labels.shape, 1)[None])
 
@@ -172,7 +172,7 @@ def fold(walk: Walk, node: Node, arguments: Arguments) -> None:
     labels = walk.look(source)
     axis = labels.ndim - 2
     if labels.size != labels.shape[axis]:
-        walk.opaque(node, "fold of what lies along other axes")
+        walk.opaque(node, "fold of what lies along other axes", 0)
         return
     if labels.size == 1:
         walk.channelwise(node, [source], labels.reshape((1,) * (labels.ndim + 1)), only(0.0))
@@ -196,7 +196,7 @@ def ordered(walk: Walk, node: Node, arguments: Arguments) -> None:
     source, op = _source(arguments), op_of(node)
     labels, axis = walk.look(source), arguments.get("dim")
     if axis is None or labels.shape[axis] > 1:
-        walk.opaque(node, f"{op} compares or counts channels")
+        walk.opaque(node, f"{op} compares or counts channels", 0)
         return
     results = [node] if is_data(node) else [user for user in node.users if op_of(user) == "getitem"]
     for result in results:
@@ -220,5 +220,5 @@ def _over_space(walk: Walk, node: Node, source: Node, count: int | None = None) 
         count = int(named.group(1))
     if walk.over_space(source, count):
         return True
-    walk.opaque(node, f"{op_of(node)} works along channels")
+    walk.opaque(node, f"{op_of(node)} works along channels", 0)
     return False
