@@ -18,7 +18,7 @@ from compress.spec import ModelSpec
 
 
 def photo_batches(spec: ModelSpec, paths: Sequence[Path], size: tuple[int, int]) -> Iterator[list[Tensor]]:
-    """For each photo one batch of (1, 3, height, width), scaled to cover `size` and cropped. Nothing is read before it is its turn.
+    """For each photo a batch of (1, 3, height, width), scaled to cover `size` and cropped. Each is read when it is its turn.
 
     Raises NetworkError (at once) when the network does not take a picture and nothing else; ImageError for a photo.
     """
