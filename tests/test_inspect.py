@@ -226,6 +226,16 @@ def test_shared_modules_are_counted_once_and_run_twice() -> None:
     assert found.totals.macs == 2 * 81 * 24
 
 
+def test_layers_under_autocast_have_their_names_and_parameters() -> None:
+    class Low(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x).float()
+
+    found = inspect(Low(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), [torch.rand(1, 3, 8, 9)])
+    assert [(layer.name, layer.kind, layer.parameters) for layer in found.layers] == [("0", "conv2d", 112), ("2", "conv2d", 10)]
+
+
 def test_weights_that_are_not_numbers() -> None:
     network = nn.Conv2d(3, 4, 1)
     with torch.no_grad():

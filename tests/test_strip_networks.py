@@ -314,6 +314,39 @@ def test_one_channel_carries_the_constants_of_all_calls() -> None:
     stripped_to(net, {"one": 8})
 
 
+class Casts(nn.Module):
+    """A weight that follows the precision of what it meets; a layer in another precision by autocast, or not."""
+
+    def __init__(self, low: bool = False) -> None:
+        super().__init__()
+        self.low = low
+        self.enter, self.between, self.leave = nn.Conv2d(3, 9, 3), nn.Conv2d(9, 7, 1), nn.Conv2d(12, 2, 1)
+        self.weight, self.bias = nn.Parameter(torch.ones(12, 7, 3, 3)), nn.Parameter(torch.ones(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.low):
+            y = F.relu(self.between(F.relu(self.enter(x))))
+        y = F.conv2d(y.to(x.dtype), self.weight.to(x.dtype).contiguous(), self.bias.type_as(x))
+        return self.leave(F.relu(y))
+
+
+def test_casts_of_weights() -> None:
+    """A cast weight is that weight: zeros and constants go behind it and before it, and in layers under autocast."""
+    net = randomise_(Casts())
+    with torch.no_grad():
+        net.weight[[1, 5, 8]], net.bias[[1, 5]] = 0, 0
+    make_constant_(net.enter, [0, 4], [0.5, 0.0])
+    make_constant_(net.between, [2, 3, 6], [0.25, 0.0, -1.0])
+    stripped_to(net, {"enter": 7, "between": 4, "weight": 9})
+    low = Casts(low=True)
+    low.load_state_dict(net.float().state_dict())
+    make_constant_(low.enter, [0])
+    make_constant_(low.between, [2])
+    report = strip(low.eval(), [torch.rand(1, 3, 12, 16)]).report
+    assert {space.name: space.after for space in report.spaces} == {"enter": 7, "between": 4, "weight": 9, "leave": 2}
+    assert (report.not_understood, report.uncounted) == ((), ())
+
+
 class Parameters(nn.Module):
     """Parameters and buffers used outside modules, layer scale and learned offsets."""
 

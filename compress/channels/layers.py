@@ -69,7 +69,7 @@ def layers(
     seen: set[str] = set()
     found = []
     for node in program.graph.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or node.name in graph.data:  # casts of parameters: counted where they are used
             continue
         used = {graph.data[source.name] for source in node.all_input_nodes if graph.data.get(source.name) in parameters}
         step = steps.get(node.name)
@@ -98,7 +98,7 @@ def _layer(
     shape = shape_of(node) if is_data(node) else tuple(value[0].shape)
     weight = parameters.get(linear.weight) if linear else None
     return Layer(
-        name=module_of(node) or line_of(node) or node.name,
+        name=module_of(node) or (linear.weight.rpartition(".")[0] if linear else "") or line_of(node) or node.name,
         kind=op_of(node),
         window=_window(node) if linear else None,
         groups=linear.groups if linear else 1,

@@ -69,7 +69,7 @@ class Walk:
         self.unknown: list[Unknown] = []
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
-        self.data: dict[str, str] = {}  # placeholder -> the tensor of the module that it carries
+        self.data: dict[str, str] = {}  # placeholder, or a cast of it -> the tensor of the module that it carries
         self.zero_pads: dict[str, Node] = {}  # a pad with zeros -> what it pads
         self.grids: list[Array] = []  # channels laid over two axes (see `grid`)
         self.stretched: dict[str, set[int]] = {}  # tensor -> axes along which it is one channel, many times over
@@ -367,7 +367,7 @@ def module_of(node: Node) -> str:
 def line_of(node: Node) -> str | None:
     """`file.py:12`: the innermost line of the user's own code that made `node`; None when the trace does not say."""
     frames = re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or "")
-    ours = [(file, line) for file, line in frames if not file.startswith(_TORCH)]
+    ours = [(file, line) for file, line in frames if not file.startswith((_TORCH, "<"))]
     return f"{Path(ours[-1][0]).name}:{ours[-1][1]}" if ours else None
 
 

@@ -41,6 +41,9 @@ def same(walk: Walk, node: Node, arguments: Arguments) -> None:
         walk.opaque(node)
         return
     drops = bool(arguments.get("train", False)) and float(arguments.get("p", 0)) > 0
+    if source.name in walk.data and not drops:  # autocast, `weight.to(x.dtype)`: a parameter like the one it was made of
+        walk.data[node.name] = walk.data[source.name]
+        return
     walk.channelwise(node, [source], walk.look(source), _nothing if drops else _itself)
 
 
