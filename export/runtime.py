@@ -6,7 +6,9 @@ a word. Never here: making files, timing them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import os
 import re
@@ -97,14 +99,14 @@ class OnnxRunner:
         self.engine = f"onnxruntime {onnxruntime.__version__}"
         self._path = path
         self._errors = (errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented,
-                        errors.NoModel, errors.RuntimeException, errors.NoSuchFile)  # fmt: skip
+                        errors.NoModel, errors.RuntimeException, errors.NoSuchFile, UnicodeDecodeError)  # fmt: skip
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
-        with _said(path, "is no ONNX file that ONNX Runtime can open", self._errors):
+        with _said(path, "is no ONNX file that ONNX Runtime can open", self._errors), contextlib.redirect_stdout(io.StringIO()):
             self._session = onnxruntime.InferenceSession(graph or str(path), options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(map(_onnx_port, self._session.get_inputs()))
-        self.outputs = tuple(map(_onnx_port, self._session.get_outputs()))
+            self.inputs = tuple(map(_onnx_port, self._session.get_inputs()))
+            self.outputs = tuple(map(_onnx_port, self._session.get_outputs()))
 
     def run_tensors(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         _check_tensors(self._path, self.inputs, tensors)

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.cli import main
-from compress.errors import ArtifactError, ConversionError, ParityError
+from compress.errors import ArtifactError, CompressError, ConversionError, ParityError
 from compress.image_format import PRESETS
 from export import blame, parity, rewrites, runtime, variants
 from export import onnx as graphs
@@ -349,6 +349,57 @@ def test_weights_that_are_lost_are_named(tmp_path: Path) -> None:
     broken[1, 2, 0, 0] = np.nan
     path = made.write(tmp_path / "nan.onnx", [node("Conv", ["x", "w"], ["y"], name="only")], {"w": broken})
     assert "the weight w holds NaN; read by Conv 'only' (reads the input x; an output of the graph)" in refused(path)
+
+
+def test_numbers_that_are_lost_on_the_way_are_named(tmp_path: Path) -> None:
+    nodes = [
+        RELU,
+        node("Log", ["r"], ["l"], name="of zero"),
+        node("Tanh", ["l"], ["t"]),
+        node("Sub", ["l", "l"], ["y"], name="last"),
+    ]
+    with pytest.raises(
+        ParityError, match=r"l\.onnx: NaN or infinite values on an ordinary picture, from Log 'of zero' \(after Relu"
+    ):
+        from_onnx(after_conv(tmp_path / "l.onnx", nodes, {}), SIZE)
+
+
+def test_a_file_that_crashes_onnx_runtime_is_opened_elsewhere_first(tmp_path: Path) -> None:
+    turn = node("Transpose", ["c"], ["t"], perm=[0, 1, 2])
+    path = after_conv(tmp_path / "t.onnx", [turn, node("Transpose", ["t"], ["y"], perm=[0, 2, 3, 1])], {})
+    assert "t.onnx" in refused(path)
+
+
+def test_a_tensor_without_bounds_is_refused(tmp_path: Path) -> None:
+    _, nodes, _ = OLD["upsample by input"]
+    path = after_conv(tmp_path / "u.onnx", nodes, {"s": np.array([1, 1, 3e4, 3e4], np.float32)}, opset=9)
+    assert "makes a tensor of more than 1,073,741,824 numbers (a smaller --size)" in refused(path)
+
+
+def test_an_output_without_numbers_is_refused(tmp_path: Path) -> None:
+    constants = {"from": made.ints(7), "to": made.ints(7), "axis": made.ints(2)}
+    path = after_conv(tmp_path / "e.onnx", [node("Slice", ["c", "from", "to", "axis"], ["y"])], constants)
+    assert "e.onnx: its output y is empty on an ordinary picture" in refused(path)
+
+
+@pytest.mark.parametrize("opset_", [7, 18])
+def test_damaged_bytes_are_one_of_our_errors(opset_: int, tmp_path: Path) -> None:
+    """Or none: some bytes do not matter."""
+    write = old_network if opset_ == 7 else made.tensorflow_file
+    whole = write(tmp_path / "n.onnx").read_bytes()
+    random = np.random.default_rng(opset_)
+    outcomes = set()
+    for _ in range(25):
+        broken = bytearray(whole)
+        for place_ in random.integers(0, len(whole), 3):
+            broken[place_] = random.integers(0, 256)
+        (tmp_path / "b.onnx").write_bytes(broken)
+        try:
+            from_onnx(tmp_path / "b.onnx", SIZE)
+            outcomes.add(None)
+        except CompressError as error:
+            outcomes.add(type(error))
+    assert ArtifactError in outcomes
 
 
 def test_a_file_larger_than_the_format_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ def load(path: Path) -> onnx.ModelProto:
             raise ArtifactError(f"{path} is no ONNX file, or has an empty graph")
         _check_size(path, model.ByteSize() + sum(map(_external_bytes, model.graph.initializer)))
         load_external_data_for_model(model, str(path.parent))
+        _check_weights(path, model.graph)
         return model
     except FileNotFoundError as error:
         missing = path if not path.exists() else error.filename or error
@@ -51,6 +52,18 @@ def _check_size(path: Path, size: int) -> None:
             f"{path} has {size / 1e9:.1f} GB of weights: no ONNX graph larger than 2 GB can be held in one piece",
             "prune it, or export it in half precision",
         )
+
+
+def _check_weights(path: Path, graph: onnx.GraphProto) -> None:
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    for tensor in (*graph.initializer, *(attribute.t for attribute in attributes if attribute.HasField("t"))):
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            name = tensor.name or "a constant"
+            raise ArtifactError(
+                f"{path} is no valid ONNX file: {name} has not the numbers that its shape and type ask for"
+            ) from error
 
 
 def _external_bytes(tensor: onnx.TensorProto) -> int:

@@ -53,7 +53,10 @@ def unpark(model: ir.Model) -> None:
             node.domain = ""
             continue
         draft = Draft(model.graph, node)
-        made = row.rebuild(draft, node)
+        try:
+            made = row.rebuild(draft, node)
+        except (TypeError, ValueError, KeyError, IndexError):
+            continue  # its attributes are not what the operator asks for: it stays parked, and is refused by name
         if made is not None:
             draft.replace(made)
     if not any(node.domain == PARKED for node in model.graph):

@@ -18,7 +18,8 @@ NEWEST = 23  # the newest that ONNX Runtime has
 _NO_ADAPTER = re.compile(r"No Adapter (?:From|To) Version \$?\d+ for (\w+)")
 _MOST_TRIES = 40
 _REFUSALS = (
-    RuntimeError, ValueError, IndexError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError
+    RuntimeError, ValueError, IndexError, onnx.checker.ValidationError, onnx.version_converter.ConvertError,
+    onnx.shape_inference.InferenceError,
 )  # fmt: skip
 
 
@@ -27,8 +28,11 @@ def opset_of(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
 
 
-def raised(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
-    """The same graph in opset 18 to 23. Raises ConversionError, naming the file `name`, when it cannot be said."""
+def raised(model: onnx.ModelProto, name: str, is_sound: bool) -> onnx.ModelProto:
+    """The same graph in opset 18 to 23. Raises ConversionError, naming the file `name`, when it cannot be said.
+
+    `is_sound`: somebody has opened it. Else onnx's checker has to: the converter crashes on graphs that contradict themselves.
+    """
     opset = opset_of(model)
     wanted = min(max(opset, OPSET), NEWEST)
     also: frozenset[str] = frozenset()
@@ -37,6 +41,8 @@ def raised(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         legacy.park(draft, opset, also)
         parked = ir.to_proto(draft)
         try:
+            if not is_sound:
+                _check(parked)
             lifted = onnx.version_converter.convert_version(parked, wanted) if opset != wanted else parked
             break
         except _REFUSALS as error:
@@ -48,3 +54,12 @@ def raised(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     draft = ir.from_proto(lifted)
     legacy.unpark(draft)
     return ir.to_proto(draft)
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Raise ValidationError for a graph that contradicts itself. Outputs need not say their shapes, against the letter."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.output:
+        value.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(copy)

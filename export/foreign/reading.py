@@ -7,6 +7,7 @@ aloud. A file in half precision, or of whole numbers, is judged once, with room 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import IdentityEliminationPass, RemoveInitializersFromInputsPass
 
 from compress.errors import ArtifactError, ConversionError, ParityError
-from export import parity, runtime
+from export import child, parity, runtime
 from export.artifact import Port
 from export.foreign import file, layout, numbers, opset
 from export.parity import Run, Sample
 from export.places import place
 
 _IR_VERSIONS = (8, 11)  # below, every weight has to be among the inputs; above, ONNX Runtime refuses the file
+_SECONDS = 120  # to open a file
 _EXACT, _ROUNDED, _HALF = 1e-6, 1e-4, 5e-2  # how far a step may move the output, as a share of its range
 
 
@@ -87,9 +89,10 @@ def read(path: Path) -> tuple[Form, ...]:
     ConversionError for one that is too large, or of an opset that cannot be raised.
     """
     path = Path(path)
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # it writes pages about files that are refused in a line
     given = file.load(path)
     way = _Way(path.name, [Form("file", given)])
-    way.forms.append(Form("opset", _modern(given, path), opset.opset_of(given), _ROUNDED))
+    way.forms.append(Form("opset", _modern(given, path, _refusal(path, given)), opset.opset_of(given), _ROUNDED))
     way.step("float32", numbers.widen, _HALF if _is_half(given) else _ROUNDED)
     way.step("pixels", numbers.unround)
     _turn(way)
@@ -105,7 +108,8 @@ def read(path: Path) -> tuple[Form, ...]:
 def judge(path: Path, forms: Sequence[Form], sample: Sample) -> Judged:
     """Run every form on `sample` and hold it against the file as given.
 
-    Raises ArtifactError for a file that ONNX Runtime runs in no form, ParityError for a step that moved the output.
+    Raises ArtifactError for a file that ONNX Runtime runs in no form, ParityError for a step that moved the output, and for a
+    network that gives NaN.
     """
     whole = {name: _pixels(array) for name, array in sample.items()} if takes_pixels(forms) else sample
     base: tuple[Form, Run, parity.Outputs] | None = None
@@ -135,6 +139,8 @@ def judge(path: Path, forms: Sequence[Form], sample: Sample) -> Judged:
         if base is None or form.tolerance > parity.TOLERANCE or form.step == "pixels":
             base = (form, run, found)
     assert base is not None
+    if not parity.is_finite([base[2]]):
+        raise ParityError(f"{path.name}: NaN or infinite values on an ordinary picture{_since(forms[-1].model, whole)}")
     return Judged(base[1], tuple(notes))
 
 
@@ -143,7 +149,27 @@ def takes_pixels(forms: Sequence[Form]) -> bool:
     return any(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8 for value in forms[0].model.graph.input)
 
 
-def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+def _refusal(path: Path, model: onnx.ModelProto) -> ArtifactError | None:
+    """Why ONNX Runtime does not open the file as it is; None when it does.
+
+    It crashes on some graphs that contradict themselves. Those in which shapes cannot be inferred are opened by a child first.
+    """
+    try:
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, IndexError):
+        try:
+            runtime.run_apart(path, [], _SECONDS)
+        except child.ChildError as error:
+            if error.is_hang or error.reason.startswith("crashed"):
+                raise ArtifactError(f"{path} cannot be opened: ONNX Runtime {error.reason}") from error
+    try:
+        runtime.load(path)
+    except ArtifactError as error:
+        return error
+    return None
+
+
+def _modern(model: onnx.ModelProto, path: Path, refusal: ArtifactError | None) -> onnx.ModelProto:
     """Weights not among the inputs, functions of its own put in, opset 18 or later; types and shapes found again."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -157,7 +183,10 @@ def _modern(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
         said = next(iter(str(error).strip().splitlines()), "")[:200]
         raise ArtifactError(f"{path} is no valid ONNX file: {said}") from error
-    lifted = opset.raised(copy, str(path))
+    try:
+        lifted = opset.raised(copy, str(path), is_sound=refusal is None)
+    except ConversionError as error:
+        raise (refusal or error) from error
     try:
         return onnx.shape_inference.infer_shapes(lifted)  # for outputs whose shape the file does not say
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
@@ -207,6 +236,21 @@ def _pixels(array: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _opset(form: Form) -> int:
     return opset.opset_of(form.model)
+
+
+def _since(model: onnx.ModelProto, sample: Sample) -> str:
+    """Words that name the first node whose numbers are not finite."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    known = {value.name for value in model.graph.output}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    made = [name for node in model.graph.node for name in node.output if kinds.get(name) == onnx.TensorProto.FLOAT]
+    wide.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in known)
+    runner = runtime.load_graph(wide.SerializeToString())
+    found = zip(runner.outputs, runner.run_tensors([sample[port.name] for port in runner.inputs]), strict=True)
+    lost = {port.name for port, array in found if array.dtype.kind == "f" and not np.isfinite(array).all()}
+    first = next((node for node in model.graph.node if lost & set(node.output)), None)
+    return f", from {place(model.graph, first)} on" if first is not None else ""
 
 
 def _as_judged(found: parity.Outputs, judge: Form) -> parity.Outputs:

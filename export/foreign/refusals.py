@@ -5,7 +5,8 @@ Never here: what only the converter cannot do (tflite.py knows what that is).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from math import prod
 
 import onnx
 
@@ -19,6 +20,7 @@ RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "Random
 QUANTISED = frozenset({
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
 })  # fmt: skip
+LARGEST = 1 << 30  # numbers in one tensor: 4 GB
 _SHAPELESS = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "StringNormalizer", "TfIdfVectorizer"})
 
 
@@ -42,14 +44,21 @@ def check_operators(name: str, model: onnx.ModelProto) -> None:
     `model` is of static shapes, and what does not depend on its inputs is folded.
     """
     graph = model.graph
+    large = {value.name for value in (*graph.value_info, *graph.output) if _elements(value) > LARGEST}
     for node in graph.node:
-        said = _refused(node)
+        said = _refused(node, large)
         if said is not None:
             what, hint = said
             raise ConversionError(f"{name}: {place(graph, node)} {what}", hint)
 
 
-def _refused(node: onnx.NodeProto) -> tuple[str, str | None] | None:
+def _elements(value: onnx.ValueInfoProto) -> int:
+    return prod(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _refused(node: onnx.NodeProto, large: Set[str]) -> tuple[str, str | None] | None:
+    if large & set(node.output):
+        return f"makes a tensor of more than {LARGEST:,} numbers", "a smaller --size"
     if node.domain == PARKED:
         return "is of an old form that opset 18 has no words for", "export it again with a newer opset"
     if node.domain not in ("", "ai.onnx"):
