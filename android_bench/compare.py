@@ -28,7 +28,7 @@ from android_bench.statistics import (
 _SAME_HOST = ("id", "cpu", "machine", "cores")
 _NOT_SAID = ("doubts", "core_khz", "features", "memory_bytes")  # a kernel keeps a little more or less for itself at each start
 _WORK = ("backend", "device", "threads", "inputs")
-_ASKED = ("requested", "fp32", "core_mask")  # of a phone
+_ASKED = ("requested", "fp32", "core_mask", "gpu")  # and got, where there is a choice
 UNLIKE_LOAD = 0.1  # share of the processor time
 VERDICTS = ("faster", "slower", "cannot tell")
 
@@ -142,9 +142,9 @@ def _differences(record: Record, other: Record) -> list[str]:
 
 
 def runs_on(record: Record) -> str:
-    """The backend; of a phone its name, and what was asked for there."""
+    """The backend, of a phone its name, and what was asked for there, where it is not the usual."""
     if record.device != "android":
-        return record.backend
+        return " ".join(filter(None, (record.backend, record.executed.get("requested"))))
     precision = " fp32" if record.executed.get("fp32") else ""
     return f"{record.host.get('name')} {record.executed.get('requested')}{precision}"
 

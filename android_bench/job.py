@@ -15,7 +15,9 @@ from compress.spec import Shape
 @dataclass(frozen=True)
 class Sampling:
     """Of one round of one file: `warmup` untimed runs, then timed ones until there are `samples` of them and `seconds` have
-    passed, but no more than `most`; a slow network stops early, at `patience_s`, with three. `timeout_s`: for the process."""
+    passed, but no more than `most`; a slow network stops early, at `patience_s`, with three. `timeout_s`: for the process.
+
+    `sustained_s`: if not 0, run for that long instead, however many runs that makes; the process has so much longer."""
 
     samples: int = 10
     seconds: float = 1.0
@@ -23,15 +25,18 @@ class Sampling:
     warmup: int = 3
     patience_s: float = 20.0
     timeout_s: float = 300.0
+    sustained_s: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= self.most:
             raise UsageError(f"samples a round must be in 1..{self.most}, got {self.samples}")
-        if self.warmup < 0 or self.seconds < 0 or self.patience_s <= 0 or self.timeout_s <= 0:
+        if min(self.warmup, self.seconds, self.sustained_s) < 0 or self.patience_s <= 0 or self.timeout_s <= 0:
             raise UsageError("warm-up and times of a measurement must not be negative")
 
     def done(self, count: int, elapsed_s: float) -> bool:
         """True when a round with `count` samples after `elapsed_s` seconds has enough."""
+        if self.sustained_s:
+            return count >= 1 and elapsed_s >= self.sustained_s
         if count >= self.most or (count >= 3 and elapsed_s >= self.patience_s):
             return True
         return count >= self.samples and elapsed_s >= self.seconds
@@ -56,8 +61,8 @@ class Job:
     @property
     def name(self) -> str:
         """For people: the file, and what runs it where."""
-        where = f"{self.backend} {self.place} {self.options.get('delegate', '')}".strip()
-        return f"{Path(self.path).name} on {where}"
+        asked = str(self.options.get("torch") or self.options.get("delegate", ""))
+        return f"{Path(self.path).name} on {' '.join(filter(None, (self.backend, self.place, asked)))}"
 
     def __post_init__(self) -> None:
         if self.threads < 1:

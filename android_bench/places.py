@@ -1,4 +1,4 @@
-"""What `--device` names: `cpu`, `android`, `android:SERIAL`. Never here: measuring there."""
+"""What `--device` names: `cpu`, `cuda`, `android`, `android:SERIAL`. Never here: measuring there."""
 
 from __future__ import annotations
 

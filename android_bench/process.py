@@ -27,13 +27,14 @@ def fresh_process(job: Job, index: int, position: int) -> Seen:
     the child itself found wrong (a damaged file, a package that is missing), each naming the file and the backend."""
     name = job.name
     argv = [sys.executable, "-P", "-m", "android_bench.worker", json.dumps(job.to_json())]
-    answer = ask(argv, job.sampling.timeout_s, name, environment(job.threads))
+    answer = ask(argv, job.sampling.timeout_s + job.sampling.sustained_s, name, environment(job.threads))
     if "error" in answer:
         raise _as_ours(answer["error"], name)
     try:
         timing = {key: answer[key] for key in ("init_ms", "cpu_per_wall", "peak_bytes")}
-        samples, warmup = (tuple(float(t) for t in answer[key]) for key in ("samples_ms", "warmup_ms"))
-        round_ = Round(index=index, position=position, samples_ms=samples, warmup_ms=warmup, **timing)
+        samples, warmup, at = (tuple(float(t) for t in answer[key]) for key in ("samples_ms", "warmup_ms", "at_s"))
+        timing |= {"told": answer["told"], "conditions": answer["conditions"]}
+        round_ = Round(index=index, position=position, samples_ms=samples, warmup_ms=warmup, at_s=at, **timing)
         return Seen(round_, tuple(map(tuple, answer["inputs"])), answer["executed"], answer["versions"], answer["host"])
     except (KeyError, TypeError, ValueError) as error:
         raise MeasurementError(f"{name}: the process answered nonsense: {error!r}") from error

@@ -22,11 +22,13 @@ SCHEMA = 1
 class Round:
     """One fresh process. Rounds of the same `index` in one run were measured close together: they make the pairs of a ratio.
 
-    `samples_ms`: every timed run, in order. `warmup_ms`: the runs before them. `init_ms`: loading the file until it could run.
-    `cpu_per_wall`: CPU seconds a wall second while timing; near the number of threads when nothing disturbed them.
+    `samples_ms`: every timed run, in order. `at_s`: of a sustained measurement, when each began, in seconds since the first; of
+    too many runs every second, fourth ... is kept, and `told` has how many `runs` there were. `warmup_ms`: the runs before them.
+    `init_ms`: loading the file until it could run. `cpu_per_wall`: CPU seconds a wall second while timing; near the number of
+    threads when nothing disturbed them.
     `position`: place in the round's random order. `peak_bytes`: peak resident memory, None where it was not measured.
     `told`: of a program that keeps its samples to itself: `runs`, `min_ms`, `max_ms`, `avg_ms`, `p95_ms` ... of them, with their
-    median as the round's one sample. `conditions`: of a phone, before and after. `profile`: where the time goes, one entry an op
+    median as the round's one sample. `conditions`: of a phone or GPU, before and after. `profile`: one entry an op
     (`graph`, `op`, `name`, `avg_ms`, `calls`), from a run of its own. `parity`: how far its answer to a photo is from this
     machine's (`max_abs`, `mean_abs`, `psnr_db`; pixels 0..255).
     """
@@ -42,6 +44,7 @@ class Round:
     conditions: Mapping[str, Any] = field(default_factory=dict)
     profile: tuple[Mapping[str, Any], ...] = ()
     parity: Mapping[str, float | None] = field(default_factory=dict)
+    at_s: tuple[float, ...] = ()
 
     @property
     def runs(self) -> int:
@@ -49,9 +52,11 @@ class Round:
         return int(self.told.get("runs", len(self.samples_ms)))
 
     def __post_init__(self) -> None:
-        times = (*self.samples_ms, *self.warmup_ms, self.init_ms, *self.told.values())
+        times = (*self.samples_ms, *self.warmup_ms, *self.at_s, self.init_ms, *self.told.values())
         if not self.samples_ms or not all(math.isfinite(t) and t >= 0 for t in times):
             raise MeasurementError(f"round {self.index} has no samples, or times that are no times")
+        if self.at_s and len(self.at_s) != len(self.samples_ms):
+            raise MeasurementError(f"round {self.index} has {len(self.samples_ms)} samples at {len(self.at_s)} times")
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def _check_plain(value: Mapping[str, Any]) -> None:
 
 def _round_to_json(round_: Round) -> dict[str, Any]:
     phone: dict[str, Any] = {name: dict(getattr(round_, name)) for name in ("told", "conditions", "parity")}
-    phone["profile"] = [dict(op) for op in round_.profile]
+    phone["profile"], phone["at_s"] = [dict(op) for op in round_.profile], list(round_.at_s)
     plain = {f.name: getattr(round_, f.name) for f in fields(round_) if f.name not in ("samples_ms", *phone)}
     return (
         plain
@@ -146,6 +151,7 @@ def _rounds_from_json(rounds: Any, samples: Any) -> tuple[Round, ...]:
         end = start + int(entry.pop("samples"))
         entry["warmup_ms"] = tuple(float(t) for t in entry["warmup_ms"])
         entry["profile"] = tuple(map(dict, entry.get("profile", ())))
+        entry["at_s"] = tuple(float(t) for t in entry.get("at_s", ()))
         made.append(Round(samples_ms=tuple(samples[start:end]), **entry))
         start = end
     if start != len(samples):

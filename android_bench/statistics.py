@@ -158,10 +158,11 @@ def doubts(record: Record) -> tuple[str, ...]:
     busy = busy_threads(record)
     runs = sum(round_.runs for round_ in record.rounds)
     found = []
-    if len(record.rounds) < FEWEST_ROUNDS or runs < FEWEST_SAMPLES:
+    is_sustained = any(round_.at_s for round_ in record.rounds)  # it has one round, and is meant to drift
+    if not is_sustained and (len(record.rounds) < FEWEST_ROUNDS or runs < FEWEST_SAMPLES):
         rounds = "1 round" if len(record.rounds) == 1 else f"{len(record.rounds)} rounds"
         found.append(f"few samples: {runs} runs in {rounds}")
-    if summary.high_ms - summary.low_ms > WIDEST_INTERVAL * summary.median_ms:
+    if not is_sustained and summary.high_ms - summary.low_ms > WIDEST_INTERVAL * summary.median_ms:
         found.append(f"wide spread: the median is only known to be in {summary.low_ms:.2f}..{summary.high_ms:.2f} ms")
     if isinstance(cores, int) and record.threads > cores:
         found.append(f"{record.threads} threads on {cores} cores")
@@ -178,11 +179,41 @@ def doubts(record: Record) -> tuple[str, ...]:
     return (*found, *map(str, record.host.get("doubts", ())))
 
 
+@dataclass(frozen=True)
+class Endurance:
+    """Of a sustained record: the medians of its first and last `window_s` seconds. `ratio`: last / first; above 1 it became
+    slower. `minutes_ms`: the median of each minute, the last one shorter; None for a minute in which no run began."""
+
+    window_s: float
+    first_ms: float
+    last_ms: float
+    ratio: float | None
+    minutes_ms: tuple[float | None, ...]
+
+
+def endurance(record: Record) -> Endurance | None:
+    """None for a record that is not sustained. A measurement under two minutes is halved."""
+    runs = [run for round_ in record.rounds for run in zip(round_.at_s, round_.samples_ms, strict=False)]
+    if not runs:
+        return None
+    end = runs[-1][0] + runs[-1][1] / 1e3
+    window = min(60.0, end / 2)
+    first = median([ms for at, ms in runs if at < window])
+    last = median([ms for at, ms in runs if at >= end - window] or [runs[-1][1]])
+    minutes: list[list[float]] = [[] for _ in range(int(runs[-1][0] // 60) + 1)]
+    for at, ms in runs:
+        minutes[int(at // 60)].append(ms)
+    medians = tuple(median(times) if times else None for times in minutes)
+    return Endurance(window, first, last, last / first if first else None, medians)
+
+
 def document(record: Record, first: Record | None = None) -> dict[str, Any]:
     """The record with its statistics, as `compress bench --json` prints it; `ratio` is to `first`, of the same run, if given."""
     ratio = paired_ratio(record, first) if first and first is not record else None
+    lasted = endurance(record)
     return {
         **record.to_json(),
+        **({"sustained": asdict(lasted)} if lasted else {}),
         **asdict(summarise(record)),
         "ratio": {**asdict(ratio), "told": ratio.is_told} if ratio else None,
         "doubts": list(doubts(record)),

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from android_bench import backends, host
 from android_bench.job import Job, Sampling
+from android_bench.kept import Kept
 from compress.errors import CompressError, require
 
 
@@ -45,12 +46,14 @@ def observe(job: Job) -> dict[str, Any]:
     opened = backend.open(job)
     init_ms = 1e3 * (time.perf_counter() - start)
     warmup = [_timed(opened.invoke) for _ in range(job.sampling.warmup)]
-    samples, cpu_per_wall = _sample(opened.invoke, job.sampling)
+    before = opened.condition() if opened.condition else {}
+    sampled = _sample(opened.invoke, job.sampling)
+    after = opened.condition() if opened.condition else {}
     return {
-        "samples_ms": samples,
+        **sampled,
+        "conditions": {"gpu": [before, after]} if opened.condition else {},
         "warmup_ms": warmup,
         "init_ms": init_ms,
-        "cpu_per_wall": cpu_per_wall,
         "peak_bytes": _peak_bytes(),
         "inputs": opened.inputs,
         "executed": opened.executed,
@@ -59,18 +62,18 @@ def observe(job: Job) -> dict[str, Any]:
     }
 
 
-def _sample(invoke: Callable[[], object], sampling: Sampling) -> tuple[list[float], float]:
-    """Timed runs in ms, and CPU seconds a wall second over them."""
-    samples: list[float] = []
+def _sample(invoke: Callable[[], object], sampling: Sampling) -> dict[str, Any]:
+    """Timed runs in ms, and CPU seconds a wall second over them; of a sustained measurement also when each run ended."""
+    kept = Kept(bool(sampling.sustained_s))
     gc.collect()
     gc.disable()
     start, cpu = time.perf_counter(), time.process_time()
-    while not sampling.done(len(samples), time.perf_counter() - start):
-        samples.append(_timed(invoke))
+    while not sampling.done(kept.runs, elapsed := time.perf_counter() - start):
+        kept.add(_timed(invoke), elapsed)
     wall = time.perf_counter() - start
     busy = (time.process_time() - cpu) / wall
     gc.enable()
-    return samples, busy
+    return {"samples_ms": kept.samples_ms, "at_s": kept.at_s, "told": kept.told(), "cpu_per_wall": busy}
 
 
 def _timed(invoke: Callable[[], object]) -> float:

@@ -131,7 +131,7 @@ def test_outputs_and_options_are_checked_before_any_work(files, tmp_path):
         ((files[2], "-o", tmp_path / "r.jsonl"), 1, "exists"),
         ((files[2], "-o", files[2], "--force"), 1, "is the input"),
         ((tmp_path / "no.tflite",), 1, "no such file"),
-        ((files[2], "--device", "cuda"), 2, "--device cuda: this version cannot measure there"),
+        ((files[2], "--device", "tpu"), 2, "--device tpu: this version cannot measure there"),
         ((files[2], "--device", "android:abc"), 1, "a phone needs a benchmark program, and none is downloaded by itself"),
         ((files[2], "--rounds", 0), 2, "--rounds"),
         ((), 2, "Missing argument"),

@@ -23,12 +23,14 @@ from compress.spec import Shape
 class Opened:
     """A file that is loaded, with its inputs set. `invoke` runs it once, and returns when the outputs are there.
 
-    `inputs`: shapes, in the file's own layout. `executed`: what runs it, as far as the runtime tells.
+    `inputs`: shapes, in the file's own layout. `executed`: what runs it, as far as the runtime tells. `condition`: how the device
+    is just now; asked before and after the timed runs.
     """
 
     invoke: Callable[[], object]
     inputs: tuple[Shape, ...]
     executed: Mapping[str, Any] = field(default_factory=dict)
+    condition: Callable[[], Mapping[str, Any]] | None = None
 
 
 Rounds = Callable[[Job, int, int], Seen]  # job, index of the round, position in it
@@ -42,6 +44,8 @@ class Backend:
     `round(job, index, position)`: one round; a backend that is not a process on this machine brings its own. `session(jobs,
     stop)`, when rounds share something that has to be prepared and cleaned up (a phone): all `jobs` of one place; it gives the
     rounds; when `stop` is set, what runs ends soon with an error. Sessions of different places run at the same time.
+    `choice`: the option (`torch`, `delegate`) that says how it runs a file on this machine. `require()`: raises what this machine
+    lacks, before anything is measured.
     """
 
     name: str
@@ -52,13 +56,15 @@ class Backend:
     packages: tuple[str, ...]
     round: Rounds = fresh_process
     session: Callable[[Sequence[Job], threading.Event], AbstractContextManager[Rounds]] | None = None
+    choice: str = ""
+    require: Callable[[], None] | None = None
 
     def opened(self, jobs: Sequence[Job], stop: threading.Event) -> AbstractContextManager[Rounds]:
         """What measures `jobs`, for as long as they are measured."""
         return self.session(jobs, stop) if self.session else nullcontext(self.round)
 
 
-_files = ("torch_cpu", "onnx_cpu", "tflite_cpu", "android")
+_files = ("torch_cpu", "onnx_cpu", "tflite_cpu", "torch_cuda", "onnx_cuda", "android")
 
 
 def get(name: str) -> Backend:

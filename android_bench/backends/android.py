@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from compress.spec import Shape
 from export.artifact import Port
 
 HELP_S = 30.0
+SUSTAINED_RUN_S = 10.0  # of one run of the program, of the many that follow each other
 # --delegate -> what the program is asked for; anything else is the file of an external delegate
 DELEGATES: dict[str, dict[str, Any]] = {
     "xnnpack": {"delegate": "xnnpack"},
@@ -82,7 +84,7 @@ class _Bench:
         options = self._options(job, resized)
         before, waited, settled = cool_down(self.ready.link, self.ready.start)
         limits = limits_khz(self.ready.link)
-        result = self._run(job, model, options)
+        at_s, results = self._runs(job, model, options)
         now, after = limits_khz(self.ready.link), read_thermal(self.ready.link)
         conditions = {
             "thermal": [before.status, after.status],
@@ -93,7 +95,7 @@ class _Bench:
         }
         if self.ready.changed:
             conditions["changed"] = self.ready.changed
-        seen = replace(_round(result, index, position), conditions=conditions)
+        seen = replace(_round(results, index, position), conditions=conditions, at_s=at_s)
         if index == 0:
             seen = replace(seen, peak_bytes=self._peak_bytes(job, model, options))
         if photo:
@@ -103,10 +105,25 @@ class _Bench:
         return Seen(
             round=seen,
             inputs=shapes,
-            executed=self._executed(result, options),
+            executed=self._executed(results[0], options),
             versions={"benchmark_model": f"{self.kind.name} sha256:{self.program.sha256}"},
             host={**self.ready.phone.facts(), "doubts": self._doubts(options)},
         )
+
+    def _runs(self, job: Job, model: str, options: Options) -> tuple[tuple[float, ...], list[Result]]:
+        """One run of the program; of a sustained measurement one after the other, and when each began."""
+        sampling = job.sampling
+        if not sampling.sustained_s:
+            return (), [self._run(job, model, options)]
+        at_s: list[float] = []
+        results: list[Result] = []
+        start = time.monotonic()
+        while not sampling.done(len(results), elapsed := time.monotonic() - start):
+            at_s.append(elapsed)
+            results.append(self._run(job, model, options))
+            if self._executed(results[-1], options) != self._executed(results[0], options):
+                raise MeasurementError(f"{job.name} was not executed alike all the time")
+        return tuple(at_s), results
 
     def _run(self, job: Job, model: str, options: Options) -> Result:
         words = command(self.binary, model, options, self.kind)
@@ -156,10 +173,11 @@ class _Bench:
         if asked is None:
             asked = {"delegate": "external", "external_path": self.ready.bring(Path(job.options["delegate"]))}
         sampling = job.sampling
+        seconds = min(SUSTAINED_RUN_S, sampling.sustained_s) or sampling.seconds
         return Options(
             threads=job.threads,
             runs=sampling.samples,
-            min_seconds=min(sampling.seconds, sampling.patience_s),
+            min_seconds=min(seconds, sampling.patience_s),
             max_seconds=sampling.patience_s,
             warmup_runs=sampling.warmup,
             cpu_mask=self._mask(job.options["cores"]),
@@ -214,14 +232,16 @@ def _shapes(job: Job, ports: Sequence[Port]) -> tuple[Shape, ...]:
         raise UsageError(f"{job.name}: {error.message}", error.hint) from error
 
 
-def _round(result: Result, index: int, position: int) -> Round:
-    main = result.main
-    assert main  # a result without is no measurement, and was refused
-    if result.init_ms is None:
+def _round(results: Sequence[Result], index: int, position: int) -> Round:
+    first = results[0]
+    mains = [result.main for result in results if result.main]
+    assert len(mains) == len(results)  # a result without is no measurement, and was refused
+    if first.init_ms is None:
         raise MeasurementError("benchmark_model did not say how long loading took")
-    first = (result.first_ms,) if result.first_ms is not None else ()
-    middle = main.median_ms if main.median_ms is not None else main.avg_ms
-    return Round(index, position, (middle,), first, result.init_ms, cpu_per_wall=None, told=_told(main))
+    warmup = (first.first_ms,) if first.first_ms is not None else ()
+    middles = tuple(main.median_ms if main.median_ms is not None else main.avg_ms for main in mains)
+    told = _told(mains[0]) if len(mains) == 1 else {"runs": float(sum(main.count for main in mains))}
+    return Round(index, position, middles, warmup, first.init_ms, cpu_per_wall=None, told=told)
 
 
 def _told(main: Latency) -> dict[str, float]:

@@ -10,8 +10,10 @@ import click
 
 from compress.cli.common import PATH, SIZE, Talk, command, net_options, output_option
 from compress.cli.comparing import check_picture, compare_files, draw_measured
+from compress.cli.sustaining import DURATION, clock
 
 if TYPE_CHECKING:
+    from android_bench.backends import Backend
     from android_bench.job import Job, Seen
     from android_bench.places import Place
     from android_bench.record import Record
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 MEASURED = (".safetensors", ".onnx", ".tflite")
 DELEGATE = "xnnpack|none|gpu|gpu-fp32|nnapi|FILE.so"
+WAY = "WORD[+WORD...]"
 PHONE_THREADS = 4
+ROUNDS = 5
 
 
 @command(
@@ -30,12 +34,17 @@ PHONE_THREADS = 4
     compress bench candy.pth --network johnson --size 480x640 --json
     compress bench build/ --all-devices --benchmark-binary android_aarch64_benchmark_model --delegate xnnpack --delegate gpu
     compress bench build/ --plot cost.png
+    compress bench dense.safetensors build/ --torch eager --torch compiled+channels-last --delegate xnnpack --delegate none
+    compress bench dense.safetensors dense.onnx --device cuda --torch fp16+channels-last --torch compiled+bf16+graphs
+    compress bench build/ --sustained 10m -o heat.jsonl
     compress bench --compare before.jsonl after.jsonl
     """
 )
 @net_options
 @click.argument("files", nargs=-1, type=PATH, metavar="FILE...")
-@click.option("--device", "devices", multiple=True, metavar="cpu|android[:SERIAL]", help="Where; once a device.  [default: cpu]")
+@click.option(
+    "--device", "devices", multiple=True, metavar="cpu|cuda|android[:SERIAL]", help="Where; once a device.  [default: cpu]"
+)
 @click.option("--all-devices", is_flag=True, help="Every phone that adb sees, all at once.")
 @click.option("--benchmark-binary", type=PATH, help="The benchmark_model program that runs on phones.")
 @click.option(
@@ -45,16 +54,26 @@ PHONE_THREADS = 4
     default=("xnnpack",),
     show_default=True,
     metavar=DELEGATE,
-    help="What runs the file on a phone; once each.",
+    help="What runs a .tflite file; once each. On this CPU xnnpack or none, on a phone any.",
+)
+@click.option(
+    "--torch",
+    "ways",
+    multiple=True,
+    default=("eager",),
+    show_default=True,
+    metavar=WAY,
+    help="How networks run; once each: eager or compiled, fp32, fp16 or bf16, channels-last, graphs (CUDA), joined by +.",
 )
 @click.option("--cores", default="all", show_default=True, metavar="all|big|MASK", help="Cores of a phone; MASK as f0.")
 @click.option("--profile", is_flag=True, help="On phones also where the time goes, op by op, in a run of its own.")
 @click.option("--photo", type=PATH, help="On phones also one run on this photo, compared with what this machine makes of it.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of each.  [default: the cores of this machine; phones: 4]")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True, help="Fresh processes of each.")
+@click.option("--rounds", type=click.IntRange(1, 1000), help="Fresh processes of each.  [default: 5]")
 @click.option("--samples", type=click.IntRange(1, 200), default=10, show_default=True, help="Timed runs a process, at least.")
 @click.option("--size", type=SIZE, help="Height and width, where the file leaves them open.  [default: its own, or 256]")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=300, show_default=True, help="Seconds for a process.")
+@click.option("--sustained", type=DURATION, help="Run each back to back for so long, in one process: does it become slower?")
 @click.option("--compare", type=(PATH, PATH), metavar="BEFORE AFTER", help="Measure nothing: compare two files of records.")
 @click.option("--plot", type=PATH, help="Draw latency against size, and quality where a card has it (.png, .svg or .pdf).")
 @output_option("Records, one JSON line each (.jsonl).", required=False)
@@ -68,7 +87,9 @@ def bench(
     force: bool,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Time networks (torch), .onnx (ONNX Runtime) and .tflite (XNNPACK) files side by side on this CPU, .tflite also on phones.
+    """Time networks (torch), .onnx (ONNX Runtime) and .tflite (XNNPACK) files side by side on this CPU.
+
+    Networks and .onnx files also run on a CUDA GPU, .tflite files on phones.
 
     A folder stands for the networks and files in it. Ratios are to the first file, from paired rounds. After Ctrl-C the rounds
     that are done are kept. A phone is asked first whether it is fit (compress devices), and left as it was.
@@ -90,9 +111,10 @@ def bench(
         check_output(output, force=force, inputs=paths)
     if plot:
         check_picture(plot, force, paths)
-    run = Run(jobs_for(paths, where, net, settings), settings["rounds"], settings["seed"])
+    run = Run(jobs_for(paths, where, net, settings), _rounds(settings), settings["seed"])
     try:
-        run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen, len(run.jobs) == 1))
+        with clock(talk, run.jobs):
+            run.measure(lambda index, job, seen: _say(talk, f"round {index + 1}/{run.rounds}", job, seen, len(run.jobs) == 1))
     except UsageError:
         raise
     except (CompressError, KeyboardInterrupt) as error:  # what was measured stays
@@ -107,6 +129,14 @@ def bench(
     firsts = {job.place: record for job, record in reversed(run.measured())}
     records = [document(record, firsts[job.place]) for job, record in run.measured()]
     return {"records": records, **({"plot": str(plot)} if plot else {})}
+
+
+def _rounds(settings: dict[str, Any]) -> int:
+    from compress.errors import UsageError
+
+    if settings["sustained"] and settings["rounds"]:
+        raise UsageError("--sustained is one process for each file, and takes no --rounds")
+    return 1 if settings["sustained"] else settings["rounds"] or ROUNDS
 
 
 def expanded(files: Sequence[Path], devices: Collection[str] = ("cpu",)) -> list[Path]:
@@ -148,9 +178,11 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
         "examples": [list(shape) for shape in net.examples],
         "image_format": net.image_format.name if net.image_format else None,
     }
-    sampling = Sampling(samples=settings["samples"], timeout_s=settings["timeout"])
-    for path in paths:
-        backends.for_file(path, [place.device for place in where])
+    sampling = Sampling(settings["samples"], timeout_s=settings["timeout"], sustained_s=settings["sustained"] or 0.0)
+    used = {backend.name: backend for path in paths for backend in backends.for_file(path, [place.device for place in where])}
+    for backend in used.values():
+        if backend.require:
+            backend.require()
     phone = phone_options(settings) if any(place.serial for place in where) else []
     jobs = []
     for place in where:
@@ -159,9 +191,34 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
             Job(str(path), backend.name, threads, settings["size"], settings["seed"], told, sampling, place.serial, options)
             for path in paths
             for backend in backends.running(path, place.device)
-            for options in (phone if place.serial else [{}])
+            for options in (phone if place.serial else options_here(backend, settings, bool(phone)))
         ]
     return jobs
+
+
+def options_here(backend: Backend, settings: dict[str, Any], are_phones: bool) -> list[dict[str, Any]]:
+    """Of each way to run a file on this machine that was asked for; the usual way has none. Raises UsageError."""
+    from android_bench.ways import Way
+
+    if backend.choice == "torch":
+        ways = [Way.parse(text) for text in settings["ways"]]
+        for way in ways:
+            way.check(backend.device)
+        return [{} if way == Way() else {"torch": str(way)} for way in dict.fromkeys(ways)]
+    if backend.choice == "delegate":
+        return [{} if name == "xnnpack" else {"delegate": name} for name in _delegates_here(settings["delegates"], are_phones)]
+    return [{}]
+
+
+def _delegates_here(asked: Sequence[str], are_phones: bool) -> list[str]:
+    """Those of this CPU; where phones have delegates of their own, it keeps to the usual one."""
+    from android_bench.backends.tflite_cpu import DELEGATES
+    from compress.errors import UsageError
+
+    others = [name for name in asked if name not in DELEGATES]
+    if others and not are_phones:
+        raise UsageError(f"--delegate {others[0]}: phones only; this CPU has {' and '.join(DELEGATES)}", "--device android")
+    return [name for name in dict.fromkeys(asked) if name in DELEGATES] or ["xnnpack"]
 
 
 def phone_options(settings: dict[str, Any]) -> list[dict[str, Any]]:

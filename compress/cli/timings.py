@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from android_bench.compare import runs_on
 from android_bench.job import Job
 from android_bench.record import Record
-from android_bench.statistics import doubts, paired_ratio, summarise
+from android_bench.statistics import doubts, endurance, paired_ratio, summarise
 from compress.cli.common import Talk
 
 SLOWEST_OPS = 10
@@ -32,6 +33,9 @@ class Row:
 def show(talk: Talk, measured: Sequence[tuple[Job, Record]]) -> None:
     """The table on stdout, doubts on stderr."""
     rows = _rows(measured)
+    if any(endurance(row.record) for row in rows):
+        _show_sustained(talk, rows)
+        return
     records = [row.record for row in rows]
     inputs = " or ".join(dict.fromkeys("x".join(map(str, shape)) for record in records for shape in record.inputs))
     threads = " or ".join(dict.fromkeys(str(record.threads) for record in records))
@@ -73,7 +77,7 @@ def _wheres(measured: Sequence[tuple[Job, Record]]) -> list[str]:
 
 def _where(job: Job, record: Record, is_shared: bool) -> str:
     if not job.place:
-        return record.backend
+        return runs_on(record)
     serial = f" {job.place}" if is_shared else ""
     precision = " fp32" if record.executed.get("fp32") else ""
     return f"{record.host.get('name')}{serial} {record.executed.get('requested')}{precision}"
@@ -94,6 +98,23 @@ def _cells(row: Row) -> tuple[str, ...]:
         if row.record is row.first
         else f"{ratio.value:.3g} ({ratio.low:.3g}..{ratio.high:.3g}){'' if ratio.is_told else ' ?'}",
     )
+
+
+def _show_sustained(talk: Talk, rows: Sequence[Row]) -> None:
+    """Medians of the first and the last minute: whether heat slows it down."""
+    cells = []
+    for row in rows:
+        if lasted := endurance(row.record):
+            runs = sum(round_.runs for round_ in row.record.rounds)
+            times = (summarise(row.record).median_ms, lasted.first_ms, lasted.last_ms)
+            ratio = "" if lasted.ratio is None else f"{lasted.ratio:.3f}"
+            cells.append((row.name, row.where, f"{runs:,}", f"{lasted.window_s:.0f}", *(f"{ms:.2f}" for ms in times), ratio))
+    headers = ("file", "runs on", "runs", "window s", "median ms", "first window ms", "last window ms", "last/first")
+    talk.table(headers, cells, title="sustained: the median of the first and of the last window")
+    for row in rows:
+        _show_parity(talk, row)
+        _show_profile(talk, row)
+    _warn(talk, rows)
 
 
 def _show_parity(talk: Talk, row: Row) -> None:
