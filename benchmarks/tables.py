@@ -35,6 +35,20 @@ NAMES = {  # file -> what it is, in a reader's words
     "scratch.safetensors": "same widths from scratch, PyTorch",
 }
 
+EXPORTED = {  # role in export.jsonl -> the same
+    "stock_fp32": "fp32, onnx2tf alone",
+    "litert_torch_fp32": "fp32, litert-torch alone",
+    "ours_fp32": "fp32, `compress export`",
+    "ours_by_litert_torch_fp32": "fp32, `compress export --backend litert-torch`",
+    "floor_fp32": "fp32, its convolutions alone",
+    "stock_dynamic": "dynamic, onnx2tf alone",
+    "ours_dynamic": "dynamic, `compress export`",
+    "ours_by_litert_torch_dynamic": "dynamic, `compress export --backend litert-torch`",
+    "stock_int8": "full int8, onnx2tf alone",
+    "ours_int8": "int8, `compress export`",
+    "ours_mixed": "mixed, `compress export`",
+}
+
 
 def latency(folder: Path) -> str:
     records = read_records(folder / "latency.jsonl")
@@ -171,6 +185,90 @@ def strip_speed(folder: Path) -> str:
     return markdown(headers, rows) + f"\n{first['host']['cpu']}, {how}, {first['measured_at'][:10]}.\n"
 
 
+def export_targets(folder: Path) -> str:
+    """What an export was to reach, and what it does, at each size."""
+    return export_targets_of(lines.read(folder / "export.jsonl"))
+
+
+def export_targets_of(found: Sequence[dict[str, Any]]) -> str:
+    """The same of lines that are read already."""
+    sizes = sorted({line["size"] for line in found})
+    at = [_Exports([line for line in found if line["size"] == size]) for size in sizes]
+    rows = [
+        ("fp32: latency, x onnx2tf alone", "<= 0.52", [one.ratio("ours_fp32", "stock_fp32") for one in at]),
+        ("fp32: latency, x litert-torch alone", "<= 0.52", [one.ratio("ours_fp32", "litert_torch_fp32") for one in at]),
+        ("fp32: latency, x its convolutions alone (the floor)", "<= 1.1", [one.ratio("ours_fp32", "floor_fp32") for one in at]),
+        ("dynamic: latency, x onnx2tf's dynamic range", "<= 0.32", [one.ratio("ours_dynamic", "stock_dynamic") for one in at]),
+        ("dynamic: PSNR to PyTorch, dB", ">= 36", [one.psnr("ours_dynamic") for one in at]),
+        ("mixed: latency, x onnx2tf's full int8", "<= 0.2", [one.ratio("ours_mixed", "stock_int8") for one in at]),
+        ("mixed: latency, x our dynamic", "<= 0.95", [one.ratio("ours_mixed", "ours_dynamic") for one in at]),
+        ("mixed: PSNR to PyTorch, dB", ">= 30", [one.psnr("ours_mixed") for one in at]),
+        ("XNNPACK partitions of fp32, dynamic", "1", [one.partitions("ours_fp32", "ours_dynamic") for one in at]),
+        ("all variants: time of the export, x onnx2tf alone for fp32", "<= 0.7", [one.making("seconds") for one in at]),
+        ("all variants: memory of the export, x onnx2tf alone for fp32", "<= 1", [one.making("peak_bytes") for one in at]),
+        ("fp32: memory of a run, x onnx2tf alone", "<= 1", [one.memory("ours_fp32", "stock_fp32") for one in at]),
+    ]
+    headers = ("what", "target", *(f"{size}x{size}" for size in sizes))
+    return markdown(headers, [(what, target, *cells) for what, target, cells in rows]) + f"\n{at[0].facts}.\n"
+
+
+def export_files(folder: Path) -> str:
+    """Every file that was timed, by every converter, at each size."""
+    found = lines.read(folder / "export.jsonl")
+    rows = []
+    for size in sorted({line["size"] for line in found}):
+        exports = _Exports([line for line in found if line["size"] == size])
+        rows += [(f"{size}x{size}", *exports.row(role, name)) for role, name in EXPORTED.items() if role in exports.records]
+    headers = ("size", "file", "MB", "operators", "XNNPACK partitions", "PSNR, dB", "median ms", "MB in memory")
+    return markdown(headers, rows)
+
+
+class _Exports:
+    """The lines of one size of export.jsonl."""
+
+    def __init__(self, found: Sequence[dict[str, Any]]) -> None:
+        by = {(line["measure"], line["role"]): line for line in found}
+        self.records = {role: Record.from_json(line["record"]) for (measure, role), line in by.items() if measure == "latency"}
+        self._distances = {role: line["psnr_db"] for (measure, role), line in by.items() if measure == "distance"}
+        self._makings = {role: line for (measure, role), line in by.items() if measure == "making"}
+        first = found[0]
+        threads, day = _threads(first), first["measured_at"][:10]
+        self.facts = f"`{first['network']}`, {first['host']['cpu']}, {threads}, {day}"
+
+    def ratio(self, role: str, baseline: str) -> str:
+        if not {role, baseline} <= self.records.keys():
+            return ""
+        return _interval(paired_ratio(self.records[role], self.records[baseline]))
+
+    def psnr(self, role: str) -> str:
+        found = self._distances.get(role)
+        return "" if found is None else f"{found:.1f}"
+
+    def partitions(self, *roles: str) -> str:
+        return ", ".join(str(self.records[role].executed["partitions"]) for role in roles)
+
+    def making(self, what: str) -> str:
+        """Of each pair of turns; the median."""
+        pairs = zip(*(self._makings[role][what] for role in ("ours", "onnx2tf")), strict=True)
+        return f"{median(ours / theirs for ours, theirs in pairs):.2f}"
+
+    def memory(self, role: str, baseline: str) -> str:
+        ours, theirs = self._memory(role), self._memory(baseline)
+        return f"{ours / theirs:.2f}" if ours and theirs else ""
+
+    def row(self, role: str, name: str) -> tuple[str, ...]:
+        record, memory = self.records[role], self._memory(role)
+        executed = record.executed
+        return (
+            name, f"{record.bytes / 1e6:.2f}", str(executed["nodes"]), str(executed["partitions"]), self.psnr(role),
+            f"{summarise(record).median_ms:.1f}", f"{memory / 1e6:.0f}" if memory else "",
+        )  # fmt: skip
+
+    def _memory(self, role: str) -> float | None:
+        peaks = [round_.peak_bytes for round_ in self.records[role].rounds if round_.peak_bytes]
+        return median(peaks) if peaks else None
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "latency": latency,
     "targets": targets,
@@ -180,6 +278,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "stripping": stripping,
     "stripping-totals": stripping_totals,
     "stripping-faults": stripping_faults,
+    "export-targets": export_targets,
+    "export-files": export_files,
     "strip-speed": strip_speed,
 }
 
