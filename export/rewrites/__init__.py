@@ -48,11 +48,11 @@ ALL = frozenset(TARGETS)
 # In the order in which they are applied: first what other exporters spell in their own way, so that the rest sees it; sub-pixel
 # convolution turns reflection into replication, which is then rewritten.
 REWRITES = (
-    Rewrite("channels-first", channels_last.rewrite, 1e-5, ALL),
+    Rewrite("channels-first", channels_last.rewrite, 1e-4, ALL),
     Rewrite("pixel-repeat", repeats.rewrite, 0.0, ALL),
     Rewrite("spelled-norm", norms.rewrite, 1e-3, ALL),  # E[x^2] - E[x]^2, as the file may have it, cancels
-    Rewrite("spatial-mean", means.rewrite, 1e-5, ALL),
-    Rewrite("same-pads", same_pads.rewrite, 1e-5, ALL),
+    Rewrite("spatial-mean", means.rewrite, 1e-4, ALL),
+    Rewrite("same-pads", same_pads.rewrite, 1e-4, ALL),
     Rewrite("full-rank-constants", broadcast.rewrite, 0.0, ALL),
     Rewrite("subpixel-convolution", subpixel.rewrite, 1e-4, frozenset({"cpu", "gpu", "npu"})),
     Rewrite("pixel-shuffle", pixel_shuffle.rewrite, 1e-5, ALL),
