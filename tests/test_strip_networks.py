@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -345,6 +346,43 @@ def test_casts_of_weights() -> None:
     report = strip(low.eval(), [torch.rand(1, 3, 12, 16)]).report
     assert {space.name: space.after for space in report.spaces} == {"enter": 7, "between": 4, "weight": 9, "leave": 2}
     assert (report.not_understood, report.uncounted) == ((), ())
+
+
+class Equalised(nn.Module):
+    """ProGAN's and StyleGAN's layers: weights, and biases, times numbers."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, rate: float = 0.25) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(outputs, inputs, kernel, kernel))
+        self.bias, self.rate, self.fan = nn.Parameter(torch.ones(outputs)), rate, inputs * kernel**2
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.rate / self.fan**0.5
+        return F.conv2d(x, weight, self.bias * self.rate, padding=self.weight.shape[-1] // 2)
+
+
+def equalised(*dead: Sequence[int]) -> nn.Sequential:
+    layers = Equalised(3, 9, 3), Equalised(9, 12, 3), Equalised(12, 7), Equalised(7, 2)
+    net = randomise_(nn.Sequential(layers[0], nn.LeakyReLU(0.2), layers[1], nn.ReLU(), layers[2], nn.Tanh(), layers[3]))
+    with torch.no_grad():
+        for layer, channels in zip(layers, dead, strict=False):
+            layer.weight[list(channels)] = 0
+            layer.bias[list(channels)] = torch.arange(len(channels), dtype=torch.float64)
+    return net
+
+
+def test_weights_times_numbers() -> None:
+    """Zeros go (the first of each), constants into the bias, at its rate, or one carries them through zero padding."""
+    stripped_to(equalised([1, 4, 8], [0, 3, 7], [2, 5]), {"0": 7, "2": 9, "4": 5})
+
+
+def test_weights_that_are_computed_are_named() -> None:
+    """Where the layers cannot be followed, the report does not say that all is alive."""
+    net = equalised([1, 4, 8])
+    net[0].rate = -0.25
+    report = strip(net, [torch.rand(1, 3, 12, 16, dtype=torch.float64)]).report
+    assert report.removed == 0
+    assert [text.partition(" (")[0] for text in report.not_understood] == ["conv2d with computed weights in 0"]
 
 
 class Parameters(nn.Module):

@@ -123,7 +123,7 @@ class Bounds:
         to = [step.into if a == step.axis else 1 for a in range(len(shape))]
         along = source if source.low.shape == tuple(to) else source.onto([1] * len(shape))
         low, high = step.grouped(along.low), step.grouped(along.high)
-        bias = self._double(step.bias) if step.bias else np.zeros(step.out)
+        bias = step.shift(self._tensors)
         rows, silent = self._bounded(step, low, high)
         result = np.where(silent, bias, -INF), np.where(silent, bias, INF)
         for end, found in zip(result, self._mixed(step, low, high, bias[rows], rows), strict=True):
@@ -165,7 +165,7 @@ class Bounds:
         matrix = step.matrix(self._tensors)
         matrix = matrix if len(rows) == step.out else matrix[:, torch.from_numpy(rows)]
         matrix = matrix if all(taps) else matrix[..., torch.tensor(taps)]
-        return sum_of_taps(matrix.clamp(min=0)), sum_of_taps(matrix.clamp(max=0))
+        return step.gain * sum_of_taps(matrix.clamp(min=0)), step.gain * sum_of_taps(matrix.clamp(max=0))
 
     # -- norms -------------------------------------------------------------------------------------------------------------
 

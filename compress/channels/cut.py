@@ -61,7 +61,7 @@ def _taken_over(
         fold, name = removal.folds[step.weight], step.bias or f"{step.owner}.bias"
         if fold.any() and name not in biases:
             old = tensors[name].detach().double() if step.bias else torch.zeros(step.out, dtype=torch.float64)
-            added = (step.sums(tensors) * fold[:, None]).sum(-1).ravel()
+            added = (step.sums(tensors) * fold[:, None]).sum(-1).ravel() / step.bias_gain
             biases[name] = (old + torch.from_numpy(added), graph.axes[step.weight, 1 if step.transposed else 0])
         if removal.merges[step.weight] and step.weight not in changed:
             changed[step.weight] = _merged(step, removal, tensors)

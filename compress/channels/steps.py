@@ -141,7 +141,7 @@ class Linear(Step):
     `out`, `into`: widths. `inside` (taps): the tap meets the picture at every pixel of every size, so that a constant passes
     through it unchanged; False where padding or the gaps of a transposed convolution get in the way. `positions`: how often
     each tap is used in the traced call, for the cost. `owner`: name of the module that can be given a bias, or None. `axis`: of
-    the output that holds the channels.
+    the output that holds the channels. `gain`, `bias_gain`: positive numbers by which the code multiplies weight and bias.
     """
 
     weight: str
@@ -154,9 +154,11 @@ class Linear(Step):
     positions: int
     owner: str | None
     axis: int
+    gain: float = 1.0
+    bias_gain: float = 1.0
 
     def matrix(self, tensors: Tensors) -> Tensor:
-        """The weight as (groups, out / groups, in / groups, taps)."""
+        """The weight as (groups, out / groups, in / groups, taps), without the gain."""
         weight = tensors[self.weight].detach()
         matrix = weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)
         return matrix.transpose(1, 2) if self.transposed else matrix
@@ -172,8 +174,12 @@ class Linear(Step):
         return any_tap(self.matrix(tensors)[..., ~self._inside] != 0)
 
     def sums(self, tensors: Tensors) -> Array:
-        """(groups, out / groups, in / groups): the sum over the taps that are always inside, in float64."""
-        return sum_of_taps(self.matrix(tensors)[..., self._inside])
+        """(groups, out / groups, in / groups): the sum over the taps that are always inside, with the gain, in float64."""
+        return self.gain * sum_of_taps(self.matrix(tensors)[..., self._inside])
+
+    def shift(self, tensors: Tensors) -> Array:
+        """(out,): the bias with its gain, in float64; zeros where there is none."""
+        return np.zeros(self.out) if self.bias is None else self.bias_gain * tensors[self.bias].detach().double().numpy()
 
     @cached_property
     def _inside(self) -> Tensor:
@@ -183,7 +189,7 @@ class Linear(Step):
         value = self.grouped(values[0])
         unknown, nonzero = np.isnan(value), np.nan_to_num(value) != 0
         varies = (self.touches(tensors) & unknown[:, None]).any(-1)
-        result = np.zeros(self.out) if self.bias is None else tensors[self.bias].detach().double().numpy().copy()
+        result = self.shift(tensors)
         if nonzero.any():
             varies |= (self.spills(tensors) & nonzero[:, None]).any(-1)
             result += (self.sums(tensors) * np.nan_to_num(value)[:, None]).sum(-1).ravel()

@@ -63,6 +63,8 @@ class Walk:
         self.labels_of: dict[str, Array] = {}
         self.axes: dict[tuple[str, int], Array] = {}
         self.roles: dict[tuple[str, int], str] = {}
+        self.gains: dict[str, float] = {}  # a parameter times a number, as layers take it -> that number
+        self.gain_of: dict[str, float] = {}  # tensor of the module that layers take -> its gain, the same everywhere
         self.groups: dict[str, int] = {}
         self.steps: list[Step] = []
         self.balances: list[Balance] = []
@@ -214,6 +216,11 @@ class Walk:
             self.labels_of[name] = np.full((1,) * value.dim(), FIXED)
             self._why[name] = reason
             self.steps.append(Opaque(name, op_of(node), module_of(node), self.names(inputs), macs, call=self._call_of(node)))
+
+    def computed(self, node: Node, what: str) -> None:
+        """A layer that makes its own weights: opaque, and named, since its channels are in no space that could tell."""
+        self.opaque(node, f"its {what} computes its own weights")
+        self.unknown.append(Unknown(f"{op_of(node)} with computed weights", module_of(node), line_of(node)))
 
     def current(self, node: Node) -> Node:
         """The node that holds this tensor now: an operator in place renews its first argument."""

@@ -125,7 +125,7 @@ def _show(talk: Talk, report: Report, output: Path) -> None:
         given = "with what was observed set to constants, the output" if any(s.observed for s in report.spaces) else "the output"
         talk.show(f"proved at {sizes}: {given} moves by at most {worst.gap:.1e} of its range ({worst.dtype})")
     else:
-        talk.show(f"no channel is dead or constant: nothing removed (compared at {sizes} all the same)")
+        talk.show(f"no channel that could go is dead or constant: nothing removed (compared at {sizes} all the same)")
     _show_grounds(talk, report)
     for unknown in report.not_understood:
         talk.warn(f"not understood, so its channels stay: {unknown}")

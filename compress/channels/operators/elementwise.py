@@ -13,7 +13,7 @@ from torch.fx import Node
 from compress.channels.labels import FIXED, Array
 from compress.channels.operators import handles
 from compress.channels.steps import Evaluate, Tensors
-from compress.channels.walk import Arguments, Walk, is_data, op_of, shape_of
+from compress.channels.walk import Arguments, Walk, arguments_of, in_place, is_data, op_of, shape_of
 
 SAME = (
     "contiguous", "clone", "detach", "alias", "lift_fresh_copy",
@@ -30,6 +30,7 @@ POINTWISE = (
     "rsub", "selu", "sgn", "sigmoid", "sign", "silu", "sin", "sinh", "softplus", "softshrink", "sqrt", "square", "sub",
     "subtract", "tan", "tanh", "threshold", "true_divide", "trunc", "where", "xlogy",
 )  # fmt: skip
+_GAINS = ("mul", "multiply", "div", "divide", "true_divide")
 _WRITES = {"add": "shift", "sub": "shift", "subtract": "shift", "mul": "scale", "multiply": "scale"}
 
 
@@ -49,7 +50,12 @@ def same(walk: Walk, node: Node, arguments: Arguments) -> None:
 
 @handles(*POINTWISE)
 def pointwise(walk: Walk, node: Node, arguments: Arguments) -> None:
+    if _is_gain(walk, node, arguments):
+        return
     operands = list(dict.fromkeys(value for value in arguments.values() if isinstance(value, Node) and is_data(value)))
+    if any(operand.name in walk.gains for operand in operands):
+        walk.opaque(node, "a parameter times numbers that are not positive")
+        return
     labels = merged(walk, node, operands)
     role = _WRITES.get(op_of(node))
     for operand in operands:
@@ -58,6 +64,26 @@ def pointwise(walk: Walk, node: Node, arguments: Arguments) -> None:
                 if size > 1:
                     walk.role(operand, axis, role)
     walk.channelwise(node, operands, labels, _apply(node, arguments, operands))
+
+
+def _is_gain(walk: Walk, node: Node, arguments: Arguments) -> bool:
+    """An equalised learning rate: a parameter times a number, which layers alone take, counts as the parameter."""
+    source, number = arguments.get("self"), arguments.get("other")
+    if op_of(node) not in _GAINS or not isinstance(source, Node) or not isinstance(number, int | float):
+        return False
+    if source.name not in walk.data or in_place(node) or not 0 < number < np.inf or not all(_takes(u, node) for u in node.users):
+        return False
+    gain = walk.gains.get(source.name, 1.0) * (number if op_of(node) in ("mul", "multiply") else 1 / number)
+    walk.data[node.name], walk.gains[node.name] = walk.data[source.name], gain
+    return True
+
+
+def _takes(layer: Node, parameter: Node) -> bool:
+    """As its weight or its bias, and as nothing else; or as what such a layer takes, times another number."""
+    arguments = arguments_of(layer)
+    if op_of(layer) in _GAINS and arguments.get("self") is parameter and not isinstance(arguments.get("other"), Node):
+        return bool(layer.users) and all(_takes(user, layer) for user in layer.users)
+    return op_of(layer).startswith(("conv", "linear")) and arguments.get("input") is not parameter
 
 
 @handles("prelu")

@@ -74,7 +74,7 @@ def _kernel(walk: Walk, node: Node, arguments: Arguments) -> tuple[int, ...] | N
     """How many taps along each axis of space; None, and opaque, when the weight is computed or the taps lie along channels."""
     weight = arguments["weight"]
     if weight.name not in walk.data:
-        walk.opaque(node, "its convolution computes its own weights")
+        walk.computed(node, "convolution")
         return None
     kernel = shape_of(weight)[2:]
     if not walk.over_space(arguments["input"], len(kernel)):
@@ -87,7 +87,7 @@ def _kernel(walk: Walk, node: Node, arguments: Arguments) -> tuple[int, ...] | N
 def linear(walk: Walk, node: Node, arguments: Arguments) -> None:
     source, weight = arguments["input"], arguments["weight"]
     if weight.name not in walk.data or len(shape_of(weight)) != 2:
-        walk.opaque(node, "its linear layer computes its own weights")
+        walk.computed(node, "linear layer")
         return
     labels, last = walk.look(source), len(shape_of(source)) - 1
     if labels.size > labels.shape[last]:
@@ -135,6 +135,10 @@ def mix(walk: Walk, node: Node, call: Product) -> None:
     if walk.groups.setdefault(name, call.groups) != call.groups:
         walk.opaque(node, "a weight used with different groups")
         return
+    gain, bias_gain = _gain(walk, call.weight), _gain(walk, call.bias)
+    if gain is None or bias_gain is None:
+        walk.opaque(node, "a parameter used with different gains")
+        return
     axis = len(shape_of(call.source)) - (len(shape_of(node)) - call.channels)
     if walk.look(call.source).size > walk.look(call.source).shape[axis]:
         walk.opaque(node, f"{op_of(node)} mixes channels with what lies along other axes")
@@ -153,9 +157,17 @@ def mix(walk: Walk, node: Node, call: Product) -> None:
     labels = out.reshape([-1 if axis == call.channels else 1 for axis in range(len(shape_of(node)))])
     step = Linear(
         node.name, op_of(node), module_of(node), walk.names([call.source]), name, bias, call.groups, call.transposed,
-        len(out), len(into), call.inside, call.positions, _owner(walk, node, name), call.channels,
+        len(out), len(into), call.inside, call.positions, _owner(walk, node, name), call.channels, gain, bias_gain,
     )  # fmt: skip
     walk.add(node, step, [] if bias or len(out) > 1 else [call.source], labels)
+
+
+def _gain(walk: Walk, parameter: Node | None) -> float | None:
+    """The number by which the code multiplies it, the same at every use; None where it is not."""
+    if parameter is None:
+        return 1.0
+    gain = walk.gains.get(parameter.name, 1.0)
+    return gain if walk.gain_of.setdefault(walk.data[parameter.name], gain) == gain else None
 
 
 def _groups(walk: Walk, out: Array, into: Array, groups: int) -> None:
