@@ -32,6 +32,7 @@ UNDERSTOOD = (
     "spelled-norm",
     "spatial-mean",
     "same-pads",
+    "strided-dilation",
     "subpixel-convolution",
     "reflect-pad",
 )
@@ -252,6 +253,13 @@ def test_the_mean_of_a_flattened_picture(keeps: int, axis: int, shape: tuple[int
     operators, places = agree(after_conv(tmp_path / "m.onnx", nodes, {"s": made.ints(*shape), "a": made.ints(axis)}))
     assert places == {"spatial-mean": 1}
     assert operators[:2] == ["Conv", "ReduceMean"]
+
+
+def test_strides_and_dilations_together(tmp_path: Path) -> None:
+    """TensorFlow has either."""
+    conv = node("Conv", ["c", "w", "b"], ["y"], strides=[2, 1], dilations=[2, 3], pads=[2, 3, 1, 0], group=5)
+    operators, places = agree(after_conv(tmp_path / "d.onnx", [conv], {"w": weight(10, 1, 3, 2), "b": weight(10)}))
+    assert (operators, places) == (["Conv", "Conv"], {"strided-dilation": 1})
 
 
 # What is refused, by name

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,10 @@ _ROUNDED, _HALF = 1e-4, 5e-2  # how far a step may move the output, as a share o
 
 @dataclass(frozen=True)
 class Form:
-    """What a file is after one step. `places`: where the step changed it; `turned`: inputs and outputs with channels last."""
+    """What a file is after one step. `turned`: its inputs and outputs that have channels last."""
 
     step: str
     model: onnx.ModelProto
-    places: int = 0
     tolerance: float = _ROUNDED
     turned: frozenset[str] = frozenset()
 
@@ -79,7 +78,7 @@ class _Way:
         places = apply(draft)
         if places:
             model = onnx.shape_inference.infer_shapes(_without_inner_types(ir.to_proto(draft)))
-            self.forms.append(Form(name, model, places, tolerance))
+            self.forms.append(Form(name, model, tolerance))
 
 
 def read(path: Path) -> tuple[Form, ...]:
@@ -92,7 +91,7 @@ def read(path: Path) -> tuple[Form, ...]:
     logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)  # it writes pages about files that are refused in a line
     given = file.load(path)
     way = _Way(path.name, [Form("file", given)])
-    way.forms.append(Form("opset", _modern(given, path, _refusal(path, given)), opset.opset_of(given)))
+    way.forms.append(Form("opset", _modern(given, path, _refusal(path, given))))
     way.step("float32", numbers.widen, _HALF if _is_half(given) else _ROUNDED)
     way.step("pixels", numbers.unround)
     _turn(way)
@@ -202,7 +201,7 @@ def _turn(way: _Way) -> None:
     way.step("layout", lambda model: layout.channels_first(model, inputs, outputs))
     if way.forms[-1].step == "layout":
         last = way.forms[-1]
-        way.forms = [Form(f.step, f.model, f.places, f.tolerance, inputs | outputs) for f in before if f is not last] + [last]
+        way.forms = [replace(f, turned=inputs | outputs) for f in before if f is not last] + [last]
     way.step("channels", layout.name_channels)
 
 

@@ -16,6 +16,7 @@ from compress.errors import ParityError
 from export.rewrites import (
     broadcast,
     channels_last,
+    dilated,
     group_norm,
     instance_norm,
     means,
@@ -53,6 +54,7 @@ REWRITES = (
     Rewrite("spelled-norm", norms.rewrite, 1e-3, ALL),  # E[x^2] - E[x]^2, as the file may have it, cancels
     Rewrite("spatial-mean", means.rewrite, 1e-4, ALL),
     Rewrite("same-pads", same_pads.rewrite, 1e-4, ALL),
+    Rewrite("strided-dilation", dilated.rewrite, 1e-4, ALL),
     Rewrite("full-rank-constants", broadcast.rewrite, 0.0, ALL),
     Rewrite("subpixel-convolution", subpixel.rewrite, 1e-4, frozenset({"cpu", "gpu", "npu"})),
     Rewrite("pixel-shuffle", pixel_shuffle.rewrite, 1e-5, ALL),
