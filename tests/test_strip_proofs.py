@@ -285,6 +285,10 @@ def test_a_largest_size_that_the_network_does_not_take() -> None:
     [
         ({"max_size": (4,)}, "a largest size of 4 does not fit inputs of 1x3x12x14"),
         ({"max_size": (0, 4)}, "a largest size of 0x4 does not fit"),
+        ({"max_size": 16}, "a largest size of 16 does not fit"),
+        ({"sizes": [(8, 8), (8,)]}, "a size of 8 does not fit inputs of 1x3x12x14"),
+        ({"sizes": [(8, -8)]}, "a size of 8x-8 does not fit"),
+        ({"sizes": (8, 8)}, "a size of 8 does not fit"),
         ({"max_size": (9, 9), "sizes": [(8, 8), (8, 10)]}, "8x10 is compared, but the largest size is 9x9"),
         ({"ranges": [UNIT, UNIT]}, "2 ranges were given for 1 inputs"),
         ({"ranges": [Range((0, 0), (1, 1))]}, "a range of 2 channels does not fit"),
@@ -296,6 +300,33 @@ def test_options_that_do_not_fit(options: dict[str, Any], message: str) -> None:
         strip(Normed(), [torch.rand(EXAMPLE, dtype=torch.float64)], **options)
     assert message in caught.value.message
     assert caught.value.exit_code == 2
+
+
+class Unbounded(nn.Module):
+    """The logarithm of what is never above zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (-torch.relu(self.a(x)) - 1).log()
+
+
+@pytest.mark.parametrize(
+    ("net", "example", "message"),
+    [
+        (Unbounded(), torch.rand(1, 3, 4, 5), "the network does not run at 4x5: it gives nothing but NaN or inf"),
+        (nn.Conv2d(3, 4, 1), torch.full((1, 3, 4, 5), math.nan), "an input of 1x3x4x5 has NaN or inf in it"),
+        (nn.Conv2d(3, 4, 1), torch.rand(0, 3, 4, 5), "an input of 0x3x4x5 has no numbers in it"),
+    ],
+    ids=["unbounded", "NaN", "empty"],
+)
+def test_what_compares_with_nothing_proves_nothing(net: nn.Module, example: Tensor, message: str) -> None:
+    with pytest.raises(TraceError) as caught:
+        strip(net.eval(), [example])
+    assert message in caught.value.message
+    assert caught.value.exit_code == 1
 
 
 # -- exactness -----------------------------------------------------------------------------------------------------------------

@@ -59,11 +59,16 @@ def program(module: nn.Module, examples: Sequence[Tensor], *, run: bool = True) 
 
 
 def check_tensors(examples: object) -> None:
-    """Raise TraceError for inputs that are no sequence of tensors."""
-    odd = [one for one in examples if not isinstance(one, Tensor)] if isinstance(examples, Sequence) else [examples]
+    """Raise TraceError for inputs that are no sequence of tensors with finite numbers in them."""
+    given = examples if isinstance(examples, Sequence) else [examples]
+    odd = [one for one in given if not isinstance(one, Tensor)]
     if odd:
         help = "wrap the network in one whose forward takes tensors"
         raise TraceError(f"inputs must be tensors, got a {type(odd[0]).__name__}", help)
+    for one in given:
+        if not one.numel() or not bool(one.isfinite().all()):
+            what = "NaN or inf in it" if one.numel() else "no numbers in it"
+            raise TraceError(f"an input of {_shape_of(one)} has {what}", "torch.rand makes one that serves")
 
 
 def copied(module: nn.Module) -> nn.Module:

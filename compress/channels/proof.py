@@ -134,9 +134,12 @@ class Witness:
             return ""
         module = self._double if self.exact == torch.float64 else self._own
         try:
-            self.answers[size] = _run(module, self.inputs(size, self.exact))
+            answer = _run(module, self.inputs(size, self.exact))
         except TraceError as error:
             return _short(error)
+        if not any(bool(leaf.isfinite().any()) for leaf in answer if leaf.numel()):
+            return "it gives nothing but NaN or inf, which compares with nothing"
+        self.answers[size] = answer
         return ""
 
     def _limit(self, size: Size, gap: float) -> tuple[float, float]:

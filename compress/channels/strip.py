@@ -131,12 +131,12 @@ class _Options:
     def check(self, examples: Sequence[Tensor]) -> None:
         shapes = [tuple(example.shape) for example in examples]
         check_ranges(self.ranges, shapes)
-        if self.max_size is None:
-            return
-        if len(self.max_size) != len(spatial(shapes)) or min(self.max_size) < 1:
-            raise UsageError(f"a largest size of {_named(self.max_size)} does not fit inputs of {', '.join(map(_named, shapes))}")
+        for what, size in (*(("size", size) for size in self.sizes or ()), ("largest size", self.max_size)):
+            if size is not None and not _is_size(size, len(spatial(shapes))):
+                said = _named(size) if isinstance(size, Sequence) else size
+                raise UsageError(f"a {what} of {said} does not fit inputs of {', '.join(map(_named, shapes))}")
         for size in self.sizes or ():
-            if not fits(tuple(size), self.max_size):
+            if self.max_size is not None and not fits(tuple(size), self.max_size):
                 raise UsageError(f"{_named(size)} is compared, but the largest size is {_named(self.max_size)}")
 
 
@@ -356,6 +356,10 @@ def _restricted(graph: ChannelGraph, overrides: Mapping[str, Array], gone: Array
 
 def _count(overrides: Mapping[str, Array]) -> int:
     return sum(int((~np.isnan(values)).sum()) for values in overrides.values())
+
+
+def _is_size(size: object, count: int) -> bool:
+    return isinstance(size, Sequence) and len(size) == count and all(isinstance(n, int) and n > 0 for n in size)
 
 
 def _named(size: Size) -> str:
