@@ -65,7 +65,7 @@ def check_tensors(examples: object) -> None:
     if odd:
         help = "wrap the network in one whose forward takes tensors"
         raise TraceError(f"inputs must be tensors, got a {type(odd[0]).__name__}", help)
-    for one in given:
+    for one in (tensor for tensor in given if isinstance(tensor, Tensor)):
         if not one.numel() or not bool(one.isfinite().all()):
             what = "NaN or inf in it" if one.numel() else "no numbers in it"
             raise TraceError(f"an input of {_shape_of(one)} has {what}", "torch.rand makes one that serves")
