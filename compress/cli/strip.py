@@ -56,7 +56,8 @@ def strip(
     """Remove every channel that is zero, constant or read by nobody, for every input and at every size.
 
     What a constant channel contributed is folded into the layers that read it. Both networks are then run and compared, in
-    float64 and float32, at three sizes; nothing is written when they differ by more than 1e-5 of the output's range.
+    float64 and float32, at three sizes; nothing is written when they differ by more than 1e-12 and 1e-5 of the output's range, or
+    than the network's own rounding where that is more.
 
     Where the image format of an input is known, its pixels are taken to be 0..255, and channels that this proves dead go too.
     With --observed, so do channels that are silent on the photos: that is no proof, and how far the output moves is printed.
