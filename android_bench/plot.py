@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-_INK, _FAINT = "#1b2733", "#6b7885"
-_SERIES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"))
+INK, FAINT = "#1b2733", "#6b7885"
+SERIES = (("#0072b2", "o"), ("#d55e00", "s"), ("#009e73", "^"), ("#cc79a7", "D"), ("#e69f00", "v"), ("#56b4e9", "P"))
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,15 @@ def draw(path: Path, points: Sequence[Point], title: str) -> None:
 
     The suffix of `path` is one of SUFFIXES. Raises OutputError for what the disk refuses; needs matplotlib.
     """
+    save(path, lambda: _figure(points, title))
+
+
+def save(path: Path, make: Callable[[], Figure]) -> None:
+    """Write the figure that `make` draws in the house's style. As `draw`."""
     from matplotlib import rc_context
 
-    with rc_context({"svg.hashsalt": "compress", "font.family": "DejaVu Sans", "axes.edgecolor": _FAINT}):
-        figure = _figure(points, title)
+    with rc_context({"svg.hashsalt": "compress", "font.family": "DejaVu Sans", "axes.edgecolor": FAINT}):
+        figure = make()
         # no date, no versions: the same picture gives the same bytes
         metadata: dict[str, Any] = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         suffix = path.suffix.lower()
@@ -74,14 +79,14 @@ def _figure(points: Sequence[Point], title: str) -> Figure:
     panels[0].set_ylim(bottom=0)
     if with_quality:
         _panel(panels[1], with_quality, series, lambda one: one.psnr_db or 0.0, "quality, PSNR to the network as given, dB")
-    figure.suptitle(title, fontsize=11, fontweight="bold", color=_INK, x=0.01, ha="left")
-    panels[0].legend(fontsize=7.5, frameon=False, labelcolor=_INK)
+    figure.suptitle(title, fontsize=11, fontweight="bold", color=INK, x=0.01, ha="left")
+    panels[0].legend(fontsize=7.5, frameon=False, labelcolor=INK)
     return figure
 
 
 def _series(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     """Place -> colour and mark."""
-    return {where: _SERIES[n % len(_SERIES)] for n, where in enumerate(dict.fromkeys(one.where for one in points))}
+    return {where: SERIES[n % len(SERIES)] for n, where in enumerate(dict.fromkeys(one.where for one in points))}
 
 
 def _panel(
@@ -99,13 +104,18 @@ def _panel(
         away = -1 if one.median_ms > 0.6 * right else 1  # away from the edge
         axes.annotate(
             _short(one.name), (one.median_ms, height(one)), xytext=(5 * away, 5), textcoords="offset points",
-            ha="right" if away < 0 else "left", fontsize=7, color=_INK, parse_math=False,
+            ha="right" if away < 0 else "left", fontsize=7, color=INK, parse_math=False,
         )  # fmt: skip
     axes.set_xlim(0, right)
     axes.margins(y=0.15)
-    axes.set_xlabel("median latency, ms", fontsize=8.5, color=_FAINT)
-    axes.set_ylabel(label, fontsize=8.5, color=_FAINT)
-    axes.tick_params(labelsize=7.5, colors=_FAINT, length=2, width=0.6)
+    axes.set_xlabel("median latency, ms", fontsize=8.5, color=FAINT)
+    axes.set_ylabel(label, fontsize=8.5, color=FAINT)
+    dress(axes)
+
+
+def dress(axes: Axes) -> None:
+    """The look of every panel."""
+    axes.tick_params(labelsize=7.5, colors=FAINT, length=2, width=0.6)
     axes.grid(alpha=0.25, lw=0.5)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

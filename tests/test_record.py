@@ -107,7 +107,7 @@ def test_records_budgets_and_cards_are_read_without_any_framework():
         "print([b.get(name).device for name in b._files])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "['cpu', 'cpu', 'cpu', 'android']", done.stderr
+    assert done.stdout.strip() == "['cpu', 'cpu', 'cpu', 'cuda', 'cuda', 'android']", done.stderr
 
 
 def test_the_page_names_every_key_of_a_record():

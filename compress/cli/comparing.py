@@ -96,6 +96,11 @@ def draw_measured(talk: Talk, path: Path, measured: Sequence[tuple[Job, Record]]
     """What was measured, as a picture."""
     from android_bench.compare import runs_on
     from android_bench.plot import draw, point
+    from android_bench.plot_sustained import draw_sustained
+    from android_bench.statistics import endurance
 
-    draw(path, [point(Path(job.path), runs_on(record), record) for job, record in measured], "latency, size and quality")
+    if any(endurance(record) for _, record in measured):
+        draw_sustained(path, [(f"{record.artifact} on {runs_on(record)}", record) for _, record in measured])
+    else:
+        draw(path, [point(Path(job.path), runs_on(record), record) for job, record in measured], "latency, size and quality")
     talk.say(f"picture: {path}")
