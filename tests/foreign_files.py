@@ -264,15 +264,29 @@ MAZES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
         {"i": np.arange(HEIGHT).repeat(3), "j": np.arange(WIDTH).repeat(2)},
     ),
 }  # fmt: skip
-# What moves pixels, and does not repeat them.
-NO_MAZES = {
-    "doubled": ([node("Concat", ["c", "c"], ["y"], axis=3)], {}),
-    "shuffled": (
-        [node("Concat", ["c"] * 4, ["k"], axis=1), node("Reshape", ["k", "a"], ["p"]),
-         node("Transpose", ["p"], ["q"], perm=[0, 1, 4, 2, 5, 3]), node("Reshape", ["q", "o"], ["y"])],
-        {"a": ints(1, 5, 2, 2, HEIGHT, WIDTH), "o": _SIXFOLD},
+_FOURFOLD = node("Conv", ["c", "four"], ["k"])
+_TAKEN = node("Reshape", ["k", "a"], ["p"])
+_LAID = node("Reshape", ["q", "o"], ["y"])
+_FOUR = {"four": weight(20, 5, 1, 1), "o": _SIXFOLD}
+# Mazes that lay channels out as pixels: the order of the channels, nodes, weights.
+SHUFFLES = {
+    "CRD": (
+        [_FOURFOLD, _TAKEN, node("Transpose", ["p"], ["q"], perm=[0, 1, 4, 2, 5, 3]), _LAID],
+        {**_FOUR, "a": ints(1, 5, 2, 2, HEIGHT, WIDTH)},
     ),
-}  # fmt: skip
+    "DCR": (
+        [_FOURFOLD, _TAKEN, node("Transpose", ["p"], ["q"], perm=[0, 3, 4, 1, 5, 2]), _LAID],
+        {**_FOUR, "a": ints(1, 2, 2, 5, HEIGHT, WIDTH)},
+    ),
+}
+# What moves pixels, and does neither.
+NO_MAZES: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+    "doubled": ([node("Concat", ["c", "c"], ["y"], axis=3)], {}),
+    "turned": (
+        [_FOURFOLD, _TAKEN, node("Transpose", ["p"], ["q"], perm=[0, 1, 4, 3, 5, 2]), _LAID],
+        {**_FOUR, "a": ints(1, 5, 2, 2, HEIGHT, WIDTH)},
+    ),
+}
 
 
 def tensorflow_file(path: Path, shape: Sequence[int | str] = (1, HEIGHT, WIDTH, 3), opset: int = 18) -> Path:

@@ -135,13 +135,17 @@ def _instance_norm(node: ir.Node, given: Sequence[Array]) -> Array:
 
 
 def _depth_to_space(node: ir.Node, given: Sequence[Array]) -> Array:
-    block = _integer(node, "blocksize", 1)
-    is_crd = "mode" in node.attributes and node.attributes["mode"].as_string() == "CRD"
-    n, c, h, w = given[0].shape
-    if is_crd:
-        blocks = given[0].reshape(n, c // block**2, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
+    mode = node.attributes["mode"].as_string() if "mode" in node.attributes else "DCR"
+    return depth_to_space(given[0], _integer(node, "blocksize", 1), mode)
+
+
+def depth_to_space(array: Array, block: int, mode: str) -> Array:
+    """(N, C, H, W) -> (N, C / block^2, H * block, W * block); `mode`: the order of the channels, as ONNX names it."""
+    n, c, h, w = array.shape
+    if mode == "CRD":
+        blocks = array.reshape(n, c // block**2, block, block, h, w).transpose(0, 1, 4, 2, 5, 3)
     else:
-        blocks = given[0].reshape(n, block, block, c // block**2, h, w).transpose(0, 3, 4, 1, 5, 2)
+        blocks = array.reshape(n, block, block, c // block**2, h, w).transpose(0, 3, 4, 1, 5, 2)
     return blocks.reshape(n, c // block**2, h * block, w * block)
 
 

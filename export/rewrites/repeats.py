@@ -1,7 +1,9 @@
-"""A maze of reshapes, concats, gathers and transposes that only repeats pixels -> `Resize` nearest, or nothing at all.
+"""A maze of reshapes, concats, gathers and transposes that only repeats or shuffles pixels -> `Resize` nearest, `DepthToSpace`,
+or nothing at all.
 
-Why: exporters without `Upsample` spell it so, in five to thirty nodes of up to six axes, that no delegate runs and that the
-rewrite to a sub-pixel convolution does not see. The maze is run on the numbers 0, 1, 2 ...: where each comes out tells.
+Why: old exporters spell both so, in three to thirty nodes of up to six axes, that no delegate runs, that the converter may lay
+out wrongly, and that the rewrites to a sub-pixel convolution and of pixel shuffles do not see. The maze is run on the numbers
+0, 1, 2 ...: where each comes out tells.
 """
 
 from __future__ import annotations
@@ -48,30 +50,36 @@ def _shortened(graph: ir.Graph, value: ir.Value, shape: tuple[int, ...], order: 
         made = values.get(output)
         if len(node.outputs) != 1 or made is None or node.op_type in _TRIVIAL or made.ndim != 4:
             continue
-        factors = _factors(numbers, made)
-        if factors is None:
-            continue
         draft = Draft(graph, node)
-        if factors == (1, 1):
-            draft.replace(draft.node("Identity", value))
-        else:
-            scales = draft.constant(np.array([1, 1, *factors], np.float32))
-            draft.replace(
-                draft.node(
-                    "Resize",
-                    value,
-                    None,
-                    scales,
-                    mode="nearest",
-                    coordinate_transformation_mode="asymmetric",
-                    nearest_mode="floor",
-                )
-            )
-        return 1
+        meant = _repeated(draft, value, _factors(numbers, made)) or _shuffled(draft, value, numbers, made)
+        if meant is not None:
+            draft.replace(meant)
+            return 1
     return 0
 
 
-def _factors(numbers: np.ndarray, made: np.ndarray) -> tuple[int, int] | None:  # type: ignore[type-arg]
+def _repeated(draft: Draft, value: ir.Value, factors: tuple[int, int] | None) -> ir.Value | None:
+    if factors is None:
+        return None
+    if factors == (1, 1):
+        return draft.node("Identity", value)
+    scales = draft.constant(np.array([1, 1, *factors], np.float32))
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return draft.node("Resize", value, None, scales, **how)
+
+
+def _shuffled(draft: Draft, value: ir.Value, numbers: probe.Array, made: probe.Array) -> ir.Value | None:
+    """Blocks of channels that become blocks of pixels, in one of the two orders that ONNX knows."""
+    block = made.shape[2] // numbers.shape[2]
+    if block < 2 or numbers.shape[1] % (block * block):
+        return None
+    for mode in ("CRD", "DCR"):
+        if np.array_equal(probe.depth_to_space(numbers, block, mode), made):
+            return draft.node("DepthToSpace", value, blocksize=block, mode=mode)
+    return None
+
+
+def _factors(numbers: probe.Array, made: probe.Array) -> tuple[int, int] | None:
     """How often each row and column is repeated, when that is all."""
     if made.shape[:2] != numbers.shape[:2]:
         return None
