@@ -65,6 +65,7 @@ class GraphModule(nn.Module):
 
 
 def tensor(value: Value) -> Tensor:
+    """Of a value that is there."""
     assert value is not None
     return value.tensor if isinstance(value, Fixed) else value
 
@@ -77,6 +78,7 @@ def numbers(value: Value) -> list[Any]:
 
 
 def optional(inputs: list[Value], place: int) -> Value:
+    """None where an input is left out, at the end of the list too."""
     return inputs[place] if place < len(inputs) else None
 
 
@@ -98,6 +100,11 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def _sloped(value: Tensor, slope: Tensor) -> Tensor:
+    """Without a comparison, which neither XNNPACK nor a GPU runs."""
+    return torch.relu(value) - slope * torch.relu(-value)
 
 
 def _clip(attributes: Attributes, inputs: list[Value]) -> Tensor:
@@ -409,7 +416,7 @@ def _source(length: int, wanted: int, where: str, rounding: str) -> Array:
 OPERATORS: dict[str, Operator] = {
     "Add": _folded(torch.add), "Sub": _folded(torch.sub), "Mul": _folded(torch.mul), "Div": _folded(_divide),
     "Pow": _folded(torch.pow), "Min": _folded(torch.minimum), "Max": _folded(torch.maximum), "Sum": _folded(torch.add),
-    "MatMul": _folded(torch.matmul), "PRelu": _folded(lambda x, slope: torch.where(x > 0, x, slope * x)),
+    "MatMul": _folded(torch.matmul), "PRelu": _folded(_sloped),
     "Equal": _folded(torch.eq), "Greater": _folded(torch.gt), "Less": _folded(torch.lt),
     "GreaterOrEqual": _folded(torch.ge), "LessOrEqual": _folded(torch.le), "And": _folded(torch.logical_and),
     "Or": _folded(torch.logical_or), "Not": _unary(torch.logical_not),
