@@ -216,7 +216,9 @@ def test_a_rewrite_that_moves_the_output_is_an_error(monkeypatch: pytest.MonkeyP
         found[0].attributes.pop("mode")  # a reflection becomes zeros
         return 1
 
-    monkeypatch.setattr(rewrites, "REWRITES", (replace(next(row for row in rewrites.REWRITES if row.name == "reflect-pad"), apply=spoil),))
+    monkeypatch.setattr(
+        rewrites, "REWRITES", (replace(next(row for row in rewrites.REWRITES if row.name == "reflect-pad"), apply=spoil),)
+    )
     with pytest.raises(
         ParityError, match=r"the rewrite reflect-pad moved the output by .* of its range \(limit 0\.0e\+00\)"
     ) as error:
