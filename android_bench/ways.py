@@ -5,6 +5,7 @@ Never here: doing it (backends/torch_cpu.py, backends/torch_cuda.py).
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from compress.errors import UsageError
@@ -47,7 +48,11 @@ class Way:
         precision = precisions[0] if precisions else "fp32"
         return cls("compiled" in modes, precision, "channels-last" in words, "graphs" in words)
 
-    def check(self, device: str) -> None:
-        """Raises UsageError for what `device` does not have."""
-        if self.graphs and device != "cuda":
+    def fits(self, device: str) -> bool:
+        """Whether `device` can do that."""
+        return device == "cuda" or not self.graphs
+
+    def check(self, devices: Collection[str]) -> None:
+        """Raises UsageError for what none of `devices` can do."""
+        if not any(map(self.fits, devices)):
             raise UsageError(f"--torch {self}: CUDA graphs need --device cuda")

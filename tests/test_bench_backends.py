@@ -217,6 +217,8 @@ def test_each_way_is_a_job_of_its_own(net, tmp_path, monkeypatch):
         "net.onnx on onnx_cuda",
     ]
     assert Job.from_json(json.loads(json.dumps(jobs[2].to_json()))) == jobs[2]
+    jobs = jobs_for([net], [Place("cpu"), Place("cuda")], NetOptions(), {**settings, "ways": ("graphs",)})
+    assert [job.name for job in jobs] == ["net.safetensors on torch_cpu", "net.safetensors on torch_cuda graphs"]
 
 
 def test_what_nvidia_smi_says(tmp_path, monkeypatch):

@@ -179,7 +179,8 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
         "image_format": net.image_format.name if net.image_format else None,
     }
     sampling = Sampling(settings["samples"], timeout_s=settings["timeout"], sustained_s=settings["sustained"] or 0.0)
-    used = {backend.name: backend for path in paths for backend in backends.for_file(path, [place.device for place in where])}
+    devices = list(dict.fromkeys(place.device for place in where))
+    used = {backend.name: backend for path in paths for backend in backends.for_file(path, devices)}
     for backend in used.values():
         if backend.require:
             backend.require()
@@ -191,32 +192,33 @@ def jobs_for(paths: Sequence[Path], where: Sequence[Place], net: NetOptions, set
             Job(str(path), backend.name, threads, settings["size"], settings["seed"], told, sampling, place.serial, options)
             for path in paths
             for backend in backends.running(path, place.device)
-            for options in (phone if place.serial else options_here(backend, settings, bool(phone)))
+            for options in (phone if place.serial else options_here(backend, settings, devices))
         ]
     return jobs
 
 
-def options_here(backend: Backend, settings: dict[str, Any], are_phones: bool) -> list[dict[str, Any]]:
-    """Of each way to run a file on this machine that was asked for; the usual way has none. Raises UsageError."""
+def options_here(backend: Backend, settings: dict[str, Any], devices: Collection[str]) -> list[dict[str, Any]]:
+    """Of each way to run a file on this machine that was asked for; the usual way has none. What only another of the `devices`
+    can do is left to that, and the usual way measured here. Raises UsageError for what none of them can do."""
     from android_bench.ways import Way
 
     if backend.choice == "torch":
         ways = [Way.parse(text) for text in settings["ways"]]
         for way in ways:
-            way.check(backend.device)
-        return [{} if way == Way() else {"torch": str(way)} for way in dict.fromkeys(ways)]
+            way.check(devices)
+        fitting = [way for way in dict.fromkeys(ways) if way.fits(backend.device)] or [Way()]
+        return [{} if way == Way() else {"torch": str(way)} for way in fitting]
     if backend.choice == "delegate":
-        return [{} if name == "xnnpack" else {"delegate": name} for name in _delegates_here(settings["delegates"], are_phones)]
+        return [{} if name == "xnnpack" else {"delegate": name} for name in _delegates_here(settings["delegates"], devices)]
     return [{}]
 
 
-def _delegates_here(asked: Sequence[str], are_phones: bool) -> list[str]:
-    """Those of this CPU; where phones have delegates of their own, it keeps to the usual one."""
+def _delegates_here(asked: Sequence[str], devices: Collection[str]) -> list[str]:
     from android_bench.backends.tflite_cpu import DELEGATES
     from compress.errors import UsageError
 
     others = [name for name in asked if name not in DELEGATES]
-    if others and not are_phones:
+    if others and "android" not in devices:
         raise UsageError(f"--delegate {others[0]}: phones only; this CPU has {' and '.join(DELEGATES)}", "--device android")
     return [name for name in dict.fromkeys(asked) if name in DELEGATES] or ["xnnpack"]
 

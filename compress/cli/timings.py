@@ -102,15 +102,17 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _show_sustained(talk: Talk, rows: Sequence[Row]) -> None:
     """Medians of the first and the last minute: whether heat slows it down."""
-    cells = []
+    cells, windows = [], []
     for row in rows:
         if lasted := endurance(row.record):
             runs = sum(round_.runs for round_ in row.record.rounds)
             times = (summarise(row.record).median_ms, lasted.first_ms, lasted.last_ms)
             ratio = "" if lasted.ratio is None else f"{lasted.ratio:.3f}"
-            cells.append((row.name, row.where, f"{runs:,}", f"{lasted.window_s:.0f}", *(f"{ms:.2f}" for ms in times), ratio))
-    headers = ("file", "runs on", "runs", "window s", "median ms", "first window ms", "last window ms", "last/first")
-    talk.table(headers, cells, title="sustained: the median of the first and of the last window")
+            cells.append((row.name, row.where, f"{runs:,}", *(f"{ms:.2f}" for ms in times), ratio))
+            windows.append(f"{lasted.window_s:.2g}")
+    seconds = " or ".join(dict.fromkeys(windows))
+    headers = ("file", "runs on", "runs", "median ms", "first ms", "last ms", "last/first")
+    talk.table(headers, cells, title=f"sustained: medians of all runs, of the first and of the last {seconds} s")
     for row in rows:
         _show_parity(talk, row)
         _show_profile(talk, row)
