@@ -89,8 +89,12 @@ def test_a_way_that_is_none(net, text, said):
     assert (result.exit_code, said in result.stderr) == (2, True), result.output
 
 
-def test_ways_side_by_side(small, tmp_path):
-    """Each is a record of its own, that says what was asked for; what is named twice is measured once."""
+def test_ways_side_by_side(small, tmp_path, monkeypatch):
+    """Each is a record of its own, that says what was asked for; what is named twice is measured once. Nothing is left behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)
     out = tmp_path / "r.jsonl"
     ways = (word for way in ("eager", "compiled", "channels-last", "bf16", "fp32") for word in ("--torch", way))
     result = bench(*small, *ways, *QUICK, "--size", "20x28", "-o", out)
@@ -104,6 +108,7 @@ def test_ways_side_by_side(small, tmp_path):
     assert (half.executed["channels_last"], half.executed["precision"]) == (False, "bf16")
     assert all(one.inputs == ((1, 3, 20, 28),) for one in (eager, compiled, last, half))
     assert "torch_cpu channels-last" in result.stdout
+    assert list(temporary.iterdir()) == []
     compared = bench("--compare", out, out, "--json")
     assert [pair["backend"] for pair in json.loads(compared.stdout)["pairs"]] == ["torch_cpu"] * 4
 

@@ -87,9 +87,15 @@ def placed(job: Job, device: str) -> tuple[Callable[..., Any], list[Tensor]]:
     tensors = [tensor.contiguous(memory_format=layout) if _is_picture(tensor, way) else tensor for tensor in tensors]
     if not way.compiled:
         return module, tensors
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = job.options["compiled"]
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no processes of its own, that would outlive ours
+    _compile_in(job.options["compiled"])
     return torch.compile(module, dynamic=False), tensors
+
+
+def _compile_in(folder: str) -> None:
+    """All that the compiler writes goes to `folder`: its cache, and what it takes a temporary folder for (headers)."""
+    os.environ |= {"TORCHINDUCTOR_CACHE_DIR": folder, "TMPDIR": folder}
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no processes of its own, that would outlive ours
+    tempfile.tempdir = folder
 
 
 def compiling(job: Job, invoke: Callable[[], object]) -> None:
