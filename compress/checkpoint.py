@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -267,7 +268,8 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, CompressError):
         return error.message
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:120]}" if text else type(error).__name__
+    name = type(error).__name__
+    return f"{name}: {shorten(text[0], 120, placeholder=' ...')}" if text else name
 
 
 def _without_ties(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
