@@ -19,6 +19,7 @@ from compress.errors import ArtifactError, ConversionError, MissingToolError, Pa
 from compress.image_format import ImageFormat
 from export import child, litert_torch, metadata, mixed, parity, runtime, tflite
 from export.artifact import Parity, Port
+from export.explain import LayerGap, explain
 from export.parity import Outputs, Sample, Yardstick
 from export.samples import InputSpec
 from export.tflite import Failure
@@ -44,7 +45,7 @@ OF_LITERT_TORCH = (Way("litert-torch", True, False),)
 class Request:
     """A rewritten graph of static shapes, what goes in and out of it, and what is wanted of it. `parent`: see Essentials.
 
-    `converter`: None for onnx2tf, which is installed beside us.
+    `converter`: None for onnx2tf, which is installed beside us. `explain`: hold each layer against the float file's.
     """
 
     graph: onnx.ModelProto
@@ -59,6 +60,7 @@ class Request:
     percentile: float = 100.0
     least_db: float = 30.0
     converter: litert_torch.Converter | None = None
+    explain: bool = False
 
     @property
     def names(self) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -81,7 +83,8 @@ class Request:
 class Ran:
     """A file that ran: its ports in the network's order, what executed it, and its outputs laid out as the network's.
 
-    `delegates`: name -> what it makes of the file. `search`: how its mix of layers was found.
+    `delegates`: name -> what it makes of the file. `search`: how its mix of layers was found. `layers`: how near
+    each is to the float file's, when that was asked for.
     """
 
     path: Path
@@ -92,6 +95,8 @@ class Ran:
     outputs: tuple[Port, ...]
     results: tuple[Outputs, ...]
     search: mixed.Search | None = None
+    layers: tuple[LayerGap, ...] = ()
+    layers_unknown: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ def convert(request: Request, yardstick: Yardstick, folder: Path, ways: Sequence
         for row in request.variants:
             if row.name != REFERENCE:
                 run = _mixed if row.way == "mixed" else _ran
-                made[row.name] = run(request, row.name, files[row.name], yardstick)
+                made[row.name] = _with_layers(request, first, run(request, row.name, files[row.name], yardstick), yardstick)
         return Conversion(made, reference, way)
     assert problem is not None
     raise problem
@@ -169,6 +174,16 @@ def _job(request: Request, way: Way) -> tflite.Job:
         strict=way.strict,
         seconds=request.seconds,
     )
+
+
+def _with_layers(request: Request, first: Ran, made: Ran | Failure, yardstick: Yardstick) -> Ran | Failure:
+    """With each layer held against the float file's, when that was asked for; on two samples, which is slow enough."""
+    if not request.explain or isinstance(made, Failure):
+        return made
+    try:
+        return replace(made, layers=explain(first.path, made.path, _samples(request, yardstick)[:2], request.seconds))
+    except child.ChildError as error:
+        return replace(made, layers_unknown=error.reason)
 
 
 def _mixed(request: Request, variant: str, ranges: Path | Failure, yardstick: Yardstick) -> Ran | Failure:

@@ -21,6 +21,7 @@ from export import onnx as graphs
 from export.artifact import Artifact, Card, Parity, Port, card_path, measure, write_card
 from export.contact import contact_sheet
 from export.conversion import Ran, Request, convert
+from export.explain import LayerGap
 from export.mixed import Search
 from export.parity import PIXEL_FORMAT, Sample, Yardstick
 from export.rewrites import pixels
@@ -42,7 +43,7 @@ class ExportConfig:
     """`io`: what a file takes and makes: `float32`, the network's own tensors, or `uint8`, RGB pixels. `calibration`: a folder
     of photos, for what is calibrated and for parity; `photos`: at most so many of them; `percentile`: see quantise.ranges.
     `least_db`: PSNR that a mixed file must reach. `seconds`: time limit of one child process. `backend`: who converts;
-    `converter_python`: where litert-torch is installed.
+    `converter_python`: where litert-torch is installed. `explain`: hold each layer of each variant against the float file's.
     """
 
     variants: tuple[Variant, ...]
@@ -57,6 +58,7 @@ class ExportConfig:
     seconds: float = 1800
     backend: str = "onnx2tf"
     converter_python: Path | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in rewrites.TARGETS:
@@ -88,13 +90,18 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class Made:
-    """One variant of one size. `artifact` None: there is no file, and `problem` says why. `search`: of a mixed one."""
+    """One variant of one size. `artifact` None: there is no file, and `problem` says why. `search`: of a mixed one.
+
+    `layers`: how near each layer is to the float file's, when that was asked for; `layers_unknown` says why it could not be told.
+    """
 
     variant: str
     size: Size
     artifact: Artifact | None
     problem: str | None = None
     search: Search | None = None
+    layers: tuple[LayerGap, ...] = ()
+    layers_unknown: str = ""
 
     @property
     def parity(self) -> Parity | None:
@@ -281,7 +288,7 @@ class _Exporter:
         wanted, source, yardstick = self.config.variants, self.source, ready.yardstick
         request = Request(
             ready.graph, ready.inputs, source.outputs, ready.formats, self.size, source.sha256, wanted, ready.calibration,
-            self.config.seconds, self.config.percentile, self.config.least_db, self.converter,
+            self.config.seconds, self.config.percentile, self.config.least_db, self.converter, self.config.explain,
         )  # fmt: skip
         with child.scratch_folder() as scratch:
             try:
@@ -324,7 +331,7 @@ class _Exporter:
         if found.search:
             about["search"] = found.search.to_json()
         artifact = self._carded(path, (found.inputs, found.outputs), found.engine, (*chain, *own), **about)
-        return Made(row.name, self.size, artifact, search=found.search)
+        return Made(row.name, self.size, artifact, search=found.search, layers=found.layers, layers_unknown=found.layers_unknown)
 
     def _carded(self, path: Path, ports: tuple[tuple[Port, ...], ...], engine: str, chain: Chain, **more: Any) -> Artifact:
         kind = runtime.kind_of(path)

@@ -338,7 +338,8 @@ class Executed:
 
 
 def watch(path: Path, samples: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """For each sample (name -> array) every float tensor that a float `.tflite` file computes, by its name in the file.
+    """For each sample (name -> array) every number that a `.tflite` file computes, by the tensor's name in the file; what is
+    stored as integers comes as the real numbers that they stand for.
 
     On TFLite's own kernels: a delegate keeps no inner tensors. To be called in a child process, for a file may crash it.
     """
@@ -351,12 +352,18 @@ def watch(path: Path, samples: Iterable[dict[str, Tensor]]) -> Iterator[dict[str
     inputs = interpreter.get_signature_runner().get_input_details()
     made = {int(tensor) for node in interpreter._get_ops_details() for tensor in node["outputs"]}
     made |= {int(detail["index"]) for detail in interpreter.get_input_details()}
-    floats = {d["index"]: d["name"] for d in interpreter.get_tensor_details() if d["index"] in made and d["dtype"] == np.float32}
+    kept = [
+        d for d in interpreter.get_tensor_details() if d["index"] in made and (d["dtype"] == np.float32 or d["quantization"][0])
+    ]
     for sample in samples:
         for name, detail in inputs.items():
             interpreter.set_tensor(detail["index"], sample[name])
         interpreter.invoke()
-        yield {name: interpreter.get_tensor(index) for index, name in floats.items()}
+        yield {d["name"]: _real(interpreter.get_tensor(d["index"]), *d["quantization"]) for d in kept}
+
+
+def _real(stored: Tensor, scale: float, zero_point: int) -> NDArray[np.float32]:
+    return stored if stored.dtype == np.float32 else (stored.astype(np.float32) - zero_point) * np.float32(scale)
 
 
 def run_apart(path: Path, samples: Sequence[dict[str, Tensor]], seconds: float) -> Executed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,7 @@ WORTH = 0.95  # a mixed file that takes more of dynamic's time than this is hard
     help="What converts to TFLite.",
 )
 @click.option("--converter-python", type=PATH, help="The Python that litert-torch is installed in: an environment of its own.")
+@click.option("--explain", is_flag=True, help="Hold each layer of each variant against the float file's: where do they part?")
 @click.option("--timeout", type=click.FloatRange(1, 86400), default=1800, show_default=True, help="Seconds for a conversion.")
 def export(
     talk: Talk,
@@ -110,6 +113,7 @@ def export(
         options["timeout"],
         options["backend"],
         options["converter_python"],
+        options["explain"],
     )
     check_folder(output)
     report = run(_source(talk, file, net, tuple(dict.fromkeys(sizes)), options["strip"]), output, config, talk.say)
@@ -155,11 +159,34 @@ def _show(talk: Talk, report: Report) -> None:
         talk.show(f"side by side, and {AMPLIFIED} times the differences: {path}")
     if report.kotlin:
         talk.show(f"for an Android app: {report.kotlin}")
+    _show_layers(talk, report.made)
     for one in report.made:
         if one.search:
             _show_search(talk, one.search)
         if one.is_far:
             talk.warn(f"{one.variant} at {_size(one)} runs, but is far from the network: {_numbers(one.parity)[2]}")
+
+
+def _show_layers(talk: Talk, made: Sequence[Made]) -> None:
+    """A row a layer, a column a variant; and for each variant where it parts from the float file."""
+    from export.explain import APART_DB, first_apart
+
+    for size in dict.fromkeys(one.size for one in made):
+        known = [one for one in made if one.size == size and one.layers]
+        if known:
+            rows = [
+                (f"{gaps[0].number}: {gaps[0].kind}", *(f"{gap.db:.1f}" for gap in gaps))
+                for gaps in zip(*(one.layers for one in known), strict=True)
+            ]
+            title = f"{size[0]}x{size[1]}: how near the output of each layer is to the float file's, in dB"
+            talk.table(("layer", *(one.variant for one in known)), rows, title=title)
+    for one in made:
+        if one.layers:
+            first = first_apart(one.layers)
+            said = f"parts at layer {first.number} ({first.name}, {first.db:.1f} dB)" if first else "parts nowhere"
+            talk.show(f"{one.variant} at {_size(one)} {said}, at {APART_DB:g} dB")
+        if one.layers_unknown:
+            talk.warn(f"where {one.variant} at {_size(one)} parts from the float file is not known: {one.layers_unknown}")
 
 
 def _show_search(talk: Talk, search: Search) -> None:
@@ -183,6 +210,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "bytes": one.artifact.card.bytes if one.artifact else None,
                 "runs": one.problem or True,
                 "search": one.search.to_json() | {"x_dynamic": one.search.x_dynamic} if one.search else None,
+                "layers": [asdict(gap) for gap in one.layers] or None,
                 "parity": _parity(one.parity),
             }
             for one in report.made
